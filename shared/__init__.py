@@ -1,0 +1,1 @@
+"""The contract between the two stages: windows, manifests and the feature cache."""
