@@ -1,0 +1,112 @@
+"""Command line of stage 1. Heavy imports live inside the commands, so that --help answers at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="crossgru-extract",
+    help="Stage 1: run frozen encoders over videos once and cache the features.\n\n"
+    "A DATASET is the name of a manifest in data_manifests/ (demo, dvd, affwild2), a manifest (.toml), a table of videos "
+    "(.csv with a column path), a folder of videos, or one video file.\n\n"
+    "    python -m extract run demo --preset tiny        rendered demo, toy encoders, no download\n\n"
+    "    python -m extract run dvd --preset base         published encoders; use a GPU\n\n"
+    "    python -m extract status demo                   what is complete, what failed and why",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Dataset = Annotated[str, typer.Argument(help="Name, manifest .toml, table .csv, folder of videos, or one video.")]
+Root = Annotated[Path | None, typer.Option(help="Where the data is, if not where the manifest says.")]
+Cache = Annotated[str | None, typer.Option(help="Cache path or fsspec URL. [default: caches/DATASET.zarr]")]
+
+
+@app.command()
+def run(
+    dataset: Dataset,
+    preset: Annotated[str, typer.Option(help="tiny (untrained toys, no download), base or large.")] = "base",
+    cache: Cache = None,
+    root: Root = None,
+    streams: Annotated[str, typer.Option(help="Comma-separated; adds to an existing cache.")] = "video,image,text",
+    overwrite: Annotated[str, typer.Option(help="Streams to extract again although complete, or 'all'.")] = "",
+    retry_failed: Annotated[bool, typer.Option(help="Try videos again that failed before.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Videos decoded at once.")] = 2,
+    stride: Annotated[int | None, typer.Option(min=1, help="Frames between window starts. [default: 16]")] = None,
+    sampling: Annotated[str | None, typer.Option(help="centers or endpoints. [default: centers]")] = None,
+    videoprism_weights: Annotated[Path | None, typer.Option(help="Official .npz, instead of a download.")] = None,
+    clip_model: Annotated[str | None, typer.Option(help="Any open_clip model name.")] = None,
+    clip_weights: Annotated[str | None, typer.Option(help="open_clip pretrained tag or local file.")] = None,
+    captioner: Annotated[str | None, typer.Option(help="Who writes the captions: offline.")] = None,
+) -> None:
+    """Extract features. Safe to interrupt and to repeat: what is complete is skipped, what failed is in the ledger."""
+    from extract import commands
+
+    raise typer.Exit(
+        commands.run(
+            dataset,
+            preset=preset,
+            cache=cache,
+            root=root,
+            streams=streams,
+            overwrite=overwrite,
+            retry_failed=retry_failed,
+            workers=workers,
+            options={
+                "stride": stride,
+                "sampling": sampling,
+                "videoprism_weights": str(videoprism_weights) if videoprism_weights else None,
+                "clip_model": clip_model,
+                "clip_weights": clip_weights,
+                "captioner": captioner,
+            },
+        )
+    )
+
+
+@app.command()
+def status(dataset: Dataset, cache: Cache = None, root: Root = None) -> None:
+    """Show what is complete, missing and failed."""
+    from extract import commands
+
+    raise typer.Exit(commands.status(dataset, cache=cache, root=root))
+
+
+@app.command()
+def verify(dataset: Dataset, cache: Cache = None) -> None:
+    """Recompute every checksum of a cache; find missing, damaged and non-finite data."""
+    from extract import commands
+
+    raise typer.Exit(commands.verify(dataset, cache=cache))
+
+
+@app.command()
+def captions(
+    dataset: Dataset,
+    cache: Cache = None,
+    video: Annotated[str | None, typer.Option(help="Only this video id.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write a CSV (video, frame, time_s, caption) instead.")] = None,
+) -> None:
+    """List the captions in a cache, frame by frame."""
+    from extract import commands
+
+    raise typer.Exit(commands.captions(dataset, cache=cache, video=video, csv=csv))
+
+
+@app.command()
+def demo(
+    root: Annotated[Path, typer.Option(help="Where to put it.")] = Path("data/demo"),
+    seed: Annotated[int, typer.Option(help="Another seed renders another data set.")] = 0,
+) -> None:
+    """Render the demo data set: videos with frame-level violence and valence-arousal labels."""
+    from extract import commands
+
+    raise typer.Exit(commands.demo(root, seed))
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,159 @@
+"""One video's rows on their way from the encoders to the cache.
+
+Batches are packed across videos, so the rows of a video arrive in pieces, and its last rows may arrive while the next
+videos are already being encoded. ``Assembly`` puts the pieces in order and knows when nothing is missing;
+``WriteThread`` does the writing beside the encoders, bounded in what may wait.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from extract.decode import Job
+from extract.encoders.contract import TimelineEncoder, WindowEncoder
+from shared.cache import CacheError, FeatureCache, VideoInfo
+from shared.cache_arrays import StreamWriter
+
+MAX_WAITING_WRITES = 64
+
+
+class WriteThread:
+    """Runs writes in order in one thread. A write that fails for the data fails its video; any other ends the run."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="write")
+        self._room = threading.BoundedSemaphore(MAX_WAITING_WRITES)
+        self._fatal: BaseException | None = None
+        self.seconds = 0.0
+
+    def submit(self, assembly: Assembly, write: Callable[[], None]) -> None:
+        """Queue one write; waits while too many are queued.
+
+        Raises:
+            OSError: an earlier write failed for a reason that is not the video's (disk full, store unreachable).
+        """
+        self._raise_fatal()
+        self._room.acquire()
+        self._pool.submit(self._run, assembly, write)
+
+    def drain(self) -> None:
+        """Wait until everything queued is written."""
+        self._pool.submit(lambda: None).result()
+        self._raise_fatal()
+
+    def close(self) -> None:
+        """Drop what is queued and stop."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _run(self, assembly: Assembly, write: Callable[[], None]) -> None:
+        started = time.perf_counter()
+        try:
+            if assembly.error is None and self._fatal is None:
+                write()
+        except CacheError as error:
+            assembly.error = error
+        except BaseException as error:
+            self._fatal = error
+        finally:
+            self.seconds += time.perf_counter() - started
+            self._room.release()
+
+    def _raise_fatal(self) -> None:
+        if self._fatal is not None:
+            raise self._fatal
+
+
+class Assembly:
+    """Collects the rows of one video and writes them as they become final.
+
+    Attributes:
+        error: set when a value of this video was refused (not finite, float16 overflow, changed file).
+        complete: every row and the completion markers are on disk.
+        num_windows: windows the video turned out to have.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        cache: FeatureCache,
+        writes: WriteThread,
+        encoders: Mapping[str, TimelineEncoder | WindowEncoder],
+    ) -> None:
+        self.job, self.info = job, None  # type: tuple[Job, VideoInfo | None]
+        self.error: CacheError | None = None
+        self.complete = False
+        self.num_windows = 0
+        self._cache, self._writes = cache, writes
+        self._missing = dict.fromkeys(job.streams, 0)
+        self._rows: dict[str, list[tuple[int, np.ndarray, str | None]]] = {s: [] for s in job.streams}
+        self._recipes = {s: encoders[s].recipe() for s in job.streams}
+        self._kinds = {s: encoders[s].kind for s in job.streams}
+        self._writers: dict[str, StreamWriter] = {}
+        self._closing = False
+
+    def expect(self, stream: str, count: int = 1) -> None:
+        """A row of this stream is on its way."""
+        self._missing[stream] += count
+
+    def end(self, info: VideoInfo) -> None:
+        """The video has been read to its end; no more rows will be announced."""
+        self.info = info
+        self.num_windows = len(self._cache.window.starts(info.num_frames))
+        self._close_if_whole()
+
+    def add_windows(self, stream: str, features: np.ndarray) -> None:
+        """Rows of a window stream: float32 (n, T, D)."""
+        self._missing[stream] -= len(features)
+        self._write(stream, features, None, None)
+        self._close_if_whole()
+
+    def add_frames(self, stream: str, frames: np.ndarray, features: np.ndarray, captions: list[str] | None) -> None:
+        """Rows of a timeline stream: int32 (n,), float32 (n, D)."""
+        self._missing[stream] -= len(frames)
+        words = captions or [None] * len(frames)
+        self._rows[stream] += list(zip(frames.tolist(), features, words, strict=True))
+        # Windows start ever later, so nothing more than a window behind the newest frame can still arrive. Only the
+        # tail window, off the stride's grid, falls back among the frames already there.
+        self._write_frames(stream, before=int(frames.max()) - self._cache.window.size)
+        self._close_if_whole()
+
+    def _write_frames(self, stream: str, before: int | None) -> None:
+        rows = sorted(self._rows[stream], key=lambda row: row[0])
+        count = sum(before is None or row[0] < before for row in rows)
+        ready, self._rows[stream] = rows[:count], rows[count:]
+        if ready:
+            frames = np.array([r[0] for r in ready], dtype=np.int32)
+            captions = None if ready[0][2] is None else [str(r[2]) for r in ready]
+            self._write(stream, np.stack([r[1] for r in ready]), frames, captions)
+
+    def _write(self, stream: str, features: np.ndarray, frames: np.ndarray | None, captions: list[str] | None) -> None:
+        def append() -> None:
+            if stream not in self._writers:
+                self._writers[stream] = self._cache.writer(
+                    self.job.video, stream, kind=self._kinds[stream], recipe=self._recipes[stream]
+                )
+            self._writers[stream].append(features, frames, captions)
+
+        self._writes.submit(self, append)
+
+    def _close_if_whole(self) -> None:
+        if self.info is None or self._closing or any(self._missing.values()):
+            return
+        self._closing = True
+        info = self.info
+        for stream, kind in self._kinds.items():
+            if kind == "timeline":
+                self._write_frames(stream, before=None)
+
+        def close() -> None:
+            self._cache.write_info(self.job.video, info)
+            for stream in self.job.streams:
+                self._writers[stream].finish()
+            self.complete = True
+
+        self._writes.submit(self, close)

@@ -1,0 +1,214 @@
+"""What the commands of the command line do; each returns the exit status.
+
+0 all complete; 1 some videos failed, or something was found to be wrong; 2 bad usage, or nothing could work.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Mapping
+from functools import wraps
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from rich.console import Console
+
+from shared.cache import CacheError, FeatureCache, RecipeMismatch
+from shared.ledger import FailureLedger
+from shared.manifest import Manifest, ManifestError, find_dataset, load_manifest
+
+# Plain words, no markup and no wrapping of paths: this text is also read from log files.
+err = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+out = Console(markup=False, highlight=False, soft_wrap=True)
+
+
+def _explained(command: Callable[..., int]) -> Callable[..., int]:
+    """Errors that a user can mend end as one message and status 2, not as a traceback."""
+
+    @wraps(command)
+    def explained(*args: Any, **kwargs: Any) -> int:
+        from extract.pipeline import SystemicFailure
+
+        try:
+            return command(*args, **kwargs)
+        except (ManifestError, CacheError, RecipeMismatch, SystemicFailure, ValueError) as error:
+            err.print(f"error: {error}")
+        except OSError as error:
+            err.print(f"error: {error}" if error.errno is None else f"error: {error.strerror}: {error.filename or ''}")
+        except KeyboardInterrupt:
+            err.print("interrupted. What is complete stays complete; run the same command again to go on.")
+            return 130
+        return 2
+
+    return explained
+
+
+def cache_url(cache: str | None, manifest_name: str) -> str:
+    """The cache of a data set, if none was given."""
+    return cache or f"caches/{manifest_name}.zarr"
+
+
+@_explained
+def run(
+    dataset: str,
+    *,
+    preset: str,
+    cache: str | None,
+    root: Path | None,
+    streams: str,
+    overwrite: str,
+    retry_failed: bool,
+    workers: int,
+    options: Mapping[str, Any],
+) -> int:
+    """``extract run``."""
+    signal.signal(signal.SIGTERM, _as_interrupt)
+    from extract.config import find_preset, with_options
+
+    config = with_options(find_preset(preset), **options)
+    wanted = _stream_names(streams, tuple(config.window.samples), "--streams")
+    replace = wanted if overwrite == "all" else _stream_names(overwrite, wanted, "--overwrite")
+    manifest = _load(dataset, root)
+    url = cache_url(cache, manifest.name)
+    store = FeatureCache.create(url, dataset=manifest.name, window=config.window)
+
+    from extract.encoders import build_encoders
+    from extract.pipeline import Summary, plan_jobs
+    from extract.pipeline import run as extract
+    from extract.show import RunDisplay, print_summary
+
+    with err.status("loading encoders"):
+        encoders = build_encoders(config, wanted)
+    recipes = {s: e.recipe() for s, e in encoders.items()}
+    ledger = FailureLedger(url)
+    jobs, summary = plan_jobs(manifest, store, recipes, ledger, overwrite=replace, retry_failed=retry_failed)
+    untrained = sorted(s for s, e in encoders.items() if not e.trained)
+    err.print(
+        f"{manifest.name}: {len(manifest.videos)} videos, {len(summary.skipped)} already complete, {len(jobs)} to do; "
+        f"preset {preset}, streams {', '.join(wanted)} -> {url}"
+    )
+    if untrained:
+        err.print(
+            f"note: untrained encoders (random weights) for {', '.join(untrained)}: fine for a demo, not a result"
+        )
+    if jobs:
+        with RunDisplay(err, jobs) as display:
+            summary = extract(jobs, store, encoders, ledger, summary, workers=workers, watcher=display)
+    print_summary(out, summary, url, retry=f"python -m extract run {dataset} --retry-failed")
+    assert isinstance(summary, Summary)
+    return summary.exit_status
+
+
+@_explained
+def status(dataset: str, *, cache: str | None, root: Path | None) -> int:
+    """``extract status``: 0 if everything is complete, else 1."""
+    from extract.show import print_status
+
+    manifest = _load(dataset, root, render=False)
+    url = cache_url(cache, manifest.name)
+    return print_status(out, manifest, FeatureCache.open(url), FailureLedger(url).failures())
+
+
+@_explained
+def verify(dataset: str, *, cache: str | None) -> int:
+    """``extract verify``: 0 if all is well, 1 if something is damaged."""
+    url = _cache_of(dataset, cache)
+    store = FeatureCache.open(url)
+    ids = store.group_ids()
+    problems = [line for name in ids for line in store.verify(name)]
+    for line in problems:
+        out.print(line)
+    streams = sum(len(store.streams(name)) for name in ids)
+    verdict = f"{len(problems)} problems" if problems else "every checksum holds"
+    out.print(f"{url}: {len(ids)} videos, {streams} complete streams, {verdict}")
+    if problems:
+        out.print("Extract the damaged streams again: python -m extract run DATASET --overwrite STREAM")
+    return 1 if problems else 0
+
+
+@_explained
+def captions(dataset: str, *, cache: str | None, video: str | None, csv: Path | None) -> int:
+    """``extract captions``."""
+    import pandas as pd
+
+    store = FeatureCache.open(_cache_of(dataset, cache))
+    ids = store.video_ids()
+    if video is not None and video not in ids:
+        raise CacheError(
+            f"no video {video!r} in {store.url}; there are: {', '.join(ids[:10])}{' ...' * (len(ids) > 10)}"
+        )
+    rows: list[tuple[str, int, float, str]] = []
+    for name in [video] if video else ids:
+        if "text" not in store.streams(name):
+            continue
+        data, info = store.read(name, "text"), store.info(name)
+        assert info is not None
+        assert data.frames is not None
+        assert data.captions is not None
+        rows += [(name, int(f), float(info.pts[f]), c) for f, c in zip(data.frames, data.captions, strict=True)]
+    if csv is not None:
+        pd.DataFrame(rows, columns=["video", "frame", "time_s", "caption"]).to_csv(csv, index=False)
+        out.print(f"{len(rows)} captions -> {csv}")
+        return 0
+    for name, frame, time_s, caption in rows:
+        out.print(f"{name}  frame {frame:>6}  {time_s:8.2f} s  {caption}")
+    return 0
+
+
+@_explained
+def demo(root: Path, seed: int) -> int:
+    """``extract demo``."""
+    _render(root, seed)
+    return 0
+
+
+# ------------------------------------------------------------------ parts
+
+
+def _load(dataset: str, root: Path | None, render: bool = True) -> Manifest:
+    source = find_dataset(dataset)
+    if render and source.name == "demo.toml" and root is None:
+        import tomllib
+
+        # The one data set that can be made out of nothing: rendered on first use.
+        _render(source.parent / tomllib.loads(source.read_text(encoding="utf-8"))["root"], 0)
+    return load_manifest(source, root)
+
+
+def _render(root: Path, seed: int) -> None:
+    from extract.demo import render_demo
+    from extract.show import RenderDisplay
+
+    with RenderDisplay(err) as display:
+        render_demo(root, seed=seed, progress=display.rendered)
+
+
+def _cache_of(dataset: str, cache: str | None) -> str:
+    """For commands that need no data: also accepts a cache path as DATASET."""
+    if cache is not None:
+        return cache
+    if "://" in dataset or dataset.rstrip("/").endswith(".zarr"):
+        return dataset
+    import tomllib
+
+    source = find_dataset(dataset)
+    if source.suffix == ".toml":
+        return cache_url(None, str(tomllib.loads(source.read_text(encoding="utf-8")).get("name", source.stem)))
+    return cache_url(None, load_manifest(source).name)
+
+
+def _stream_names(text: str, known: tuple[str, ...], option: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(n.strip() for n in text.split(",") if n.strip()))
+    unknown = [n for n in names if n not in known]
+    if unknown or (not names and option == "--streams"):
+        raise ValueError(f"{option} takes names out of {', '.join(known)}; found {', '.join(unknown) or 'nothing'}")
+    return names
+
+
+def _as_interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    raise KeyboardInterrupt
+
+
+__all__ = ["cache_url", "captions", "demo", "run", "status", "verify"]

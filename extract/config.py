@@ -1,0 +1,116 @@
+"""Presets: which encoders, how large, on which windows. Frozen dataclasses; a modelling choice is a field here."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any
+
+from shared.windows import WindowSpec
+
+
+@dataclass(frozen=True)
+class VideoPrismConfig:
+    """Stream "video".
+
+    Attributes:
+        architecture: "tiny", "base" or "large" (extract/encoders/videoprism.py).
+        weights: path of an official ``.npz``; None downloads the published file of the architecture.
+        seed: random weights by this seed instead of published ones.
+        dtype: "float32", "bfloat16" or "auto" (bfloat16 on a GPU).
+        resize: "squash" (whole picture) or "crop" (centre square).
+        frame_batch, window_batch: rows per call of the spatial and of the temporal stage.
+    """
+
+    architecture: str = "base"
+    weights: str | None = None
+    seed: int | None = None
+    dtype: str = "auto"
+    resize: str = "squash"
+    frame_batch: int = 16
+    window_batch: int = 4
+
+
+@dataclass(frozen=True)
+class ClipConfig:
+    """Streams "image" and "text".
+
+    Attributes:
+        model: any open_clip model name, or "tiny" for the toy of the tests.
+        weights: open_clip pretrained tag, a hub id (``hf-hub:...`` as model) or a local file.
+        seed: random weights by this seed instead of pretrained ones.
+        dtype: "float32", "float16", "bfloat16" or "auto" (float16 on a GPU).
+        batch_size: frames or captions per call.
+    """
+
+    model: str = "ViT-L-14-quickgelu"
+    weights: str | None = "openai"
+    seed: int | None = None
+    dtype: str = "auto"
+    batch_size: int = 32
+
+
+@dataclass(frozen=True)
+class ExtractConfig:
+    """One preset.
+
+    Attributes:
+        captioner: name in ``extract.encoders.CAPTIONERS``.
+        window: windows and samples per stream.
+    """
+
+    name: str
+    video: VideoPrismConfig = field(default_factory=VideoPrismConfig)
+    clip: ClipConfig = field(default_factory=ClipConfig)
+    captioner: str = "offline"
+    window: WindowSpec = field(default_factory=WindowSpec)
+
+
+PRESETS: Mapping[str, ExtractConfig] = MappingProxyType(
+    {
+        # Untrained encoders at toy size: the same code, no download, no GPU. What the demo and the tests run on.
+        "tiny": ExtractConfig(
+            "tiny",
+            VideoPrismConfig("tiny", seed=0, frame_batch=32, window_batch=8),
+            ClipConfig("tiny", weights=None, seed=0, batch_size=32),
+        ),
+        "base": ExtractConfig("base"),
+        # VideoPrism-L is trained on 8 frames; with 16 samples its temporal table is interpolated, as its authors do.
+        "large": ExtractConfig("large", VideoPrismConfig("large", frame_batch=8)),
+    }
+)
+
+
+def find_preset(name: str) -> ExtractConfig:
+    """A preset by name.
+
+    Raises:
+        ValueError: unknown name; the message offers the closest one.
+    """
+    if name in PRESETS:
+        return PRESETS[name]
+    close = difflib.get_close_matches(name, PRESETS, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    raise ValueError(f"unknown preset {name!r}{hint} (presets: {', '.join(PRESETS)})")
+
+
+def with_options(config: ExtractConfig, **options: Any) -> ExtractConfig:
+    """The preset with the command line's choices; an option that is None changes nothing."""
+    given = {k: v for k, v in options.items() if v is not None}
+    if "videoprism_weights" in given:
+        config = replace(config, video=replace(config.video, weights=given["videoprism_weights"], seed=None))
+    clip: dict[str, Any] = {}
+    if "clip_model" in given:
+        clip["model"] = given["clip_model"]
+    if "clip_weights" in given:
+        clip |= {"weights": given["clip_weights"], "seed": None}
+    if clip:
+        config = replace(config, clip=replace(config.clip, **clip))
+    if "captioner" in given:
+        config = replace(config, captioner=given["captioner"])
+    window = {k: given[k] for k in ("stride", "sampling") if k in given}
+    if window:
+        config = replace(config, window=replace(config.window, **window))
+    return config

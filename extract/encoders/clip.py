@@ -1,0 +1,183 @@
+"""CLIP image and text towers through open_clip.
+
+The preprocessing is open_clip's own transform, cut in two at ``ToTensor``: what works on pictures (resize, crop) is
+``prepare`` and runs in the decode workers on uint8; what works on tensors (scale to [0, 1], normalise) runs on the
+device. Features are the towers' projected outputs, not L2-normalised.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
+from torchvision.transforms import Compose, Normalize, ToTensor
+
+from extract.config import ClipConfig
+from extract.encoders.contract import Rows
+
+# A toy with every part of the real thing; 64 px, 4 x 4 patches, the real tokenizer and context length.
+TINY: dict[str, Any] = {
+    "embed_dim": 64,
+    "vision_cfg": {"image_size": 64, "layers": 2, "width": 64, "head_width": 16, "patch_size": 16},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 4, "layers": 2},
+}
+
+
+class ClipModel:
+    """One open_clip model, its tokenizer and its transform, shared by the image and the text stream."""
+
+    def __init__(self, config: ClipConfig) -> None:
+        self.config = config
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.trained = config.seed is None
+        self.dtype = _dtype(config.dtype, self.device)
+        if self.trained and config.weights is None:
+            raise ValueError(f"CLIP model {config.model!r}: give pretrained weights (--clip-weights) or a seed")
+        self.model = _create(config).eval().to(self.device)
+        self.weights_sha256 = state_digest(self.model)
+        self.tokenizer = (
+            open_clip.SimpleTokenizer() if config.model == "tiny" else open_clip.get_tokenizer(config.model)
+        )
+        self.picture_steps, self.normalize = split_transform(self.model)
+        self.dim = int(getattr(self.model.visual, "output_dim", 0)) or TINY["embed_dim"]
+
+    def recipe(self) -> dict[str, Any]:
+        """What determines both towers' numbers."""
+        weights = self.config.weights if self.trained else f"random, seed {self.config.seed}"
+        if self.trained and Path(str(weights)).exists():
+            weights = Path(str(weights)).name
+        return {
+            "model": self.config.model,
+            "weights": weights,
+            "weights_sha256": self.weights_sha256,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "normalized": False,
+            "versions": {name: version(name) for name in ("open_clip_torch", "torch")},
+        }
+
+    def run(self, method: str, batch: torch.Tensor) -> np.ndarray:
+        """``encode_image`` or ``encode_text`` on one batch -> float32 (B, D)."""
+        with torch.inference_mode(), torch.autocast(self.device, self.dtype, enabled=self.dtype != torch.float32):
+            features = getattr(self.model, method)(batch.to(self.device))  # (B, D)
+        return features.float().cpu().numpy()
+
+
+class ClipImageEncoder:
+    """Stream "image": CLIP's image tower on single frames."""
+
+    stream, kind, context = "image", "timeline", (0,)
+
+    def __init__(self, clip: ClipModel) -> None:
+        self._clip = clip
+        self.dim, self.batch_size, self.trained = clip.dim, clip.config.batch_size, clip.trained
+
+    def prepare(self, frame: np.ndarray) -> np.ndarray:
+        """uint8 RGB (H, W, 3) -> uint8 (h, w, 3): the picture half of open_clip's transform."""
+        picture: Any = Image.fromarray(frame)
+        for step in self._clip.picture_steps:
+            picture = step(picture)
+        return np.asarray(picture)
+
+    def encode(self, items: np.ndarray) -> Rows:
+        """uint8 (B, 1, h, w, 3) -> features float32 (B, D)."""
+        pixels = torch.from_numpy(np.ascontiguousarray(items[:, -1])).to(self._clip.device)  # (B, h, w, 3)
+        images = self._clip.normalize(pixels.permute(0, 3, 1, 2).float().div(255))  # (B, 3, h, w)
+        return Rows(self._clip.run("encode_image", images))
+
+    def recipe(self) -> dict[str, Any]:
+        """Model, weights and preprocessing."""
+        steps = [str(step) for step in self._clip.picture_steps] + [str(self._clip.normalize)]
+        versions = {name: version(name) for name in ("pillow", "torchvision")}
+        recipe = self._clip.recipe()
+        return {
+            "encoder": "open_clip image",
+            **recipe,
+            "preprocess": [" ".join(s.split()) for s in steps],
+            "versions": recipe["versions"] | versions,
+        }
+
+
+def split_transform(model: torch.nn.Module) -> tuple[list[Any], Normalize]:
+    """open_clip's evaluation transform as (steps on pictures, normalisation of tensors in [0, 1])."""
+    transform = model_transform(model)
+    index = next(i for i, step in enumerate(transform.transforms) if isinstance(step, ToTensor))
+    normalize = transform.transforms[-1]
+    if not isinstance(normalize, Normalize) or index != len(transform.transforms) - 2:
+        raise RuntimeError(f"open_clip's transform has an unknown form: {transform}")
+    return list(transform.transforms[:index]), normalize
+
+
+def model_transform(model: torch.nn.Module) -> Compose:
+    """The evaluation transform that open_clip builds for a model."""
+    config = getattr(model.visual, "preprocess_cfg", None)
+    if config is None:
+        config = {"size": model.visual.image_size}
+    return image_transform_v2(PreprocessCfg(**config), is_train=False)
+
+
+@lru_cache(maxsize=2)
+def load_clip(config: ClipConfig) -> ClipModel:
+    """One model per configuration, however many streams use it."""
+    return ClipModel(config)
+
+
+def _create(config: ClipConfig) -> torch.nn.Module:
+    if config.seed is None:
+        try:
+            return open_clip.create_model(config.model, pretrained=config.weights)
+        except Exception as error:
+            raise ValueError(
+                f"CLIP weights {config.weights!r} of model {config.model!r} could not be loaded: {error}\n"
+                "Give a tag that open_clip knows (python -c 'import open_clip; print(open_clip.list_pretrained())') or a "
+                "local file with --clip-weights PATH; without a network use PRESET=tiny."
+            ) from error
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        if config.model != "tiny":
+            return open_clip.create_model(config.model, pretrained=None)
+        model = open_clip.CLIP(**TINY)
+        return _enliven(model)
+
+
+def _enliven(model: torch.nn.Module) -> torch.nn.Module:
+    """Redraw the matrices of the untrained toy with unit gain.
+
+    open_clip initialises for training (std 0.01-0.02): a random forward pass then hardly depends on its input. With
+    variance 1 / fan-in and louder embeddings, untrained features differ between frames and between captions.
+    """
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim < 2:
+                continue
+            if "embedding" in name:
+                parameter.normal_(std=1.0 if name.startswith("token") else 0.1)
+            else:
+                fan_in = parameter.shape[0] if name.endswith("proj") else parameter[0].numel()
+                parameter.normal_(std=fan_in**-0.5)
+    return model
+
+
+def state_digest(model: torch.nn.Module) -> str:
+    """sha256 over names and bytes of all weights, in the order of their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(tensor.detach().cpu().float().numpy()))
+    return digest.hexdigest()
+
+
+def _dtype(name: str, device: str) -> torch.dtype:
+    if name == "auto":
+        return torch.float16 if device == "cuda" else torch.float32
+    known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+    if name not in known:
+        raise ValueError(f"CLIP dtype must be auto, {', '.join(known)}, found {name!r}")
+    return known[name]

@@ -1,0 +1,239 @@
+"""Stage 1, top to bottom: decode -> encode -> write.
+
+Decode workers run ahead (extract/decode.py), this thread packs full batches (extract/plan.py) and feeds the encoders,
+one writer thread fills the cache (extract/assemble.py). A video counts when its last marker is on disk; whatever
+happens before leaves nothing that a reader would see.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from extract.assemble import Assembly, WriteThread
+from extract.decode import DecodeAhead, Event, Failed, Finished, Job, Opened
+from extract.encoders.contract import TimelineEncoder, WindowEncoder
+from extract.plan import Item, TimelinePacker, WindowPacker
+from shared.cache import FeatureCache
+from shared.ledger import Failure, FailureLedger
+from shared.manifest import Manifest
+
+# Stop when this many videos fail for one cause and none has worked: the fault is then not in the videos.
+SYSTEMIC_FAILURES = 8
+MAX_QUEUE_BYTES = 512 * 2**20
+
+
+class SystemicFailure(RuntimeError):
+    """Every video fails for the same cause; going on would only repeat it."""
+
+
+@dataclass
+class Summary:
+    """What a run did.
+
+    Attributes:
+        done, skipped: ids of videos completed now, and complete before.
+        failed: id -> why, for videos that failed now or earlier and were not tried again.
+        seconds: stage -> busy wall seconds ("decode" summed over workers, "waiting": encoders waiting for frames).
+    """
+
+    done: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    failed: dict[str, Failure] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    num_frames: int = 0
+    num_windows: int = 0
+    wall_s: float = 0.0
+
+    @property
+    def exit_status(self) -> int:
+        """0 all complete, 1 some failed, 2 nothing could work."""
+        if not self.failed:
+            return 0
+        return 1 if self.done or self.skipped else 2
+
+
+class Watcher:
+    """Is told what happens; the command line shows it. Does nothing by itself."""
+
+    def opened(self, job: Job, promised_frames: int) -> None:
+        """A video was opened; 0 frames promised if the container does not say."""
+
+    def reached(self, job: Job, frame: int) -> None:
+        """An item of this frame went to an encoder."""
+
+    def ended(self, job: Job, failure: Failure | None) -> None:
+        """A video is complete in the cache, or has failed."""
+
+
+def plan_jobs(
+    manifest: Manifest,
+    cache: FeatureCache,
+    recipes: Mapping[str, Mapping[str, Any]],
+    ledger: FailureLedger,
+    *,
+    overwrite: Sequence[str] = (),
+    retry_failed: bool = False,
+) -> tuple[list[Job], Summary]:
+    """Which videos still need which streams.
+
+    Raises:
+        RecipeMismatch: a complete stream was made by another recipe and is not to be overwritten.
+    """
+    summary, jobs = Summary(), []
+    failed = ledger.failures()
+    for video in manifest.videos:
+        missing = tuple(s for s in recipes if s in overwrite or not cache.has(video.id, s, recipes[s]))
+        if not missing:
+            summary.skipped.append(video.id)
+        elif video.id in failed and not retry_failed:
+            summary.failed[video.id] = failed[video.id]
+        else:
+            jobs.append(Job(video.id, video.path, manifest.file(video), video.fps, missing))
+    return jobs, summary
+
+
+def run(
+    jobs: Sequence[Job],
+    cache: FeatureCache,
+    encoders: Mapping[str, TimelineEncoder | WindowEncoder],
+    ledger: FailureLedger,
+    summary: Summary,
+    *,
+    workers: int = 2,
+    max_queue_bytes: int = MAX_QUEUE_BYTES,
+    watcher: Watcher | None = None,
+) -> Summary:
+    """Extract every job into the cache.
+
+    Args:
+        jobs, summary: from ``plan_jobs``; the summary is completed and returned.
+        encoders: stream -> encoder, for every stream of any job.
+        workers: videos decoded at once.
+        max_queue_bytes: prepared frames that may wait for the encoders, over all workers.
+
+    Raises:
+        SystemicFailure: all videos fail for one cause.
+        OSError: the cache cannot be written (disk full, store unreachable). What is complete stays complete.
+    """
+    watcher = watcher or Watcher()
+    started = time.perf_counter()
+    clock = {"waiting": 0.0, **{f"encode {stream}": 0.0 for stream in encoders}}
+    attempts = {name: failure.attempts for name, failure in ledger.failures().items()}
+    writes = WriteThread()
+    assemblies: dict[str, Assembly] = {}  # videos between their first frame and their completion marker
+
+    # ------------------------------------------------------------------ a video ends
+    def complete(assembly: Assembly) -> None:
+        name = assembly.job.video
+        del assemblies[name]
+        if name in attempts:
+            ledger.resolve(name)
+        summary.done.append(name)
+        summary.num_windows += assembly.num_windows
+        summary.num_frames += assembly.info.num_frames if assembly.info else 0
+        watcher.ended(assembly.job, None)
+
+    def fail(assembly: Assembly, stage: str, error: str, message: str) -> None:
+        name = assembly.job.video
+        failure = Failure(name, assembly.job.path, stage, error, message, attempts.get(name, 0) + 1)
+        for packer in packers.values():
+            packer.forget(name)
+        writes.drain()
+        del assemblies[name]
+        cache.abandon(name)
+        ledger.record(failure)
+        summary.failed[name] = failure
+        watcher.ended(assembly.job, failure)
+        _stop_if_systemic(summary)
+
+    def settle() -> None:
+        for assembly in list(assemblies.values()):
+            if assembly.error is not None:
+                fail(assembly, "write", type(assembly.error).__name__, str(assembly.error))
+            elif assembly.complete:
+                complete(assembly)
+
+    # ------------------------------------------------------------------ encoders -> assemblies
+    def windows_done(stream: str, name: str, features: np.ndarray) -> None:
+        assemblies[name].add_windows(stream, features)
+
+    def frames_done(
+        stream: str, name: str, frames: np.ndarray, features: np.ndarray, captions: list[str] | None
+    ) -> None:
+        assemblies[name].add_frames(stream, frames, features, captions)
+
+    packers: dict[str, TimelinePacker | WindowPacker] = {}
+    for stream, encoder in encoders.items():
+        if encoder.kind == "window":
+            packers[stream] = WindowPacker(encoder, partial(windows_done, stream))  # type: ignore[arg-type]
+        else:
+            packers[stream] = TimelinePacker(encoder, partial(frames_done, stream))  # type: ignore[arg-type]
+
+    # ------------------------------------------------------------------ decode -> encoders
+    decode = DecodeAhead(cache.window, encoders, workers, max_queue_bytes)
+    try:
+        for job, events in decode.run(jobs):
+            assembly = assemblies[job.video] = Assembly(job, cache, writes, encoders)
+            for event in _timed(events, clock):
+                match event:
+                    case Opened():
+                        watcher.opened(job, event.promised_frames)
+                    case Failed():
+                        fail(assembly, event.stage, event.error, event.message)
+                    case Finished():
+                        for packer in packers.values():
+                            packer.close(job.video)
+                        assembly.end(event.info)
+                    case _:
+                        packer, before = packers[event.stream], time.perf_counter()
+                        if packer.yields_row(event):
+                            assembly.expect(event.stream)
+                        packer.add(job.video, event)  # type: ignore[arg-type]
+                        clock[f"encode {event.stream}"] += time.perf_counter() - before
+                        if isinstance(event, Item):
+                            watcher.reached(job, event.frame)
+            settle()
+        for stream, packer in packers.items():
+            before = time.perf_counter()
+            packer.flush()
+            clock[f"encode {stream}"] += time.perf_counter() - before
+        writes.drain()
+        settle()
+        assert not assemblies, f"rows never came for {sorted(assemblies)}"
+    finally:
+        writes.close()
+        for name in list(assemblies):
+            cache.abandon(name)
+
+    summary.seconds = {"decode": decode.clock.seconds, **clock, "write": writes.seconds}
+    summary.wall_s = time.perf_counter() - started
+    return summary
+
+
+def _timed(events: Iterator[Event], clock: dict[str, float]) -> Iterator[Event]:
+    while True:
+        before = time.perf_counter()
+        event = next(events, None)
+        clock["waiting"] += time.perf_counter() - before
+        if event is None:
+            return
+        yield event
+
+
+def _stop_if_systemic(summary: Summary) -> None:
+    if summary.done or summary.skipped or len(summary.failed) < SYSTEMIC_FAILURES:
+        return
+    causes = {(f.stage, f.error, re.sub(r"\d+", "#", f.message)) for f in summary.failed.values()}
+    if len(causes) == 1:
+        last = next(reversed(summary.failed.values()))
+        raise SystemicFailure(
+            f"the first {len(summary.failed)} videos all failed for one cause, so the run stops here:\n"
+            f"  {last.stage}: {last.message}\nMend it, then run again with --retry-failed."
+        )

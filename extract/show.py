@@ -1,0 +1,208 @@
+"""What a run looks like in a terminal: progress with an estimate, final table, status."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from extract.decode import Job
+from extract.pipeline import Summary, Watcher
+from shared.cache import FeatureCache
+from shared.ledger import Failure
+from shared.manifest import Manifest
+
+LOG_EVERY_S = 30.0
+
+
+class RunDisplay(Watcher):
+    """Progress of an extraction, weighted by file size; in a log file, a line every 30 seconds."""
+
+    def __init__(self, console: Console, jobs: Sequence[Job]) -> None:
+        self._console = console
+        self._sizes = {job.video: _size(job) for job in jobs}
+        self._promised: dict[str, int] = {}
+        self._done_bytes, self._videos, self._failed, self._frames = 0.0, 0, 0, 0
+        self._last_frame: dict[str, int] = {}
+        self._started = self._logged = time.monotonic()
+        self._total = len(jobs)
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.fields[videos]}/{task.fields[total_videos]} videos"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.fields[rate]:.0f} frames/s"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}", markup=False),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task: TaskID = self._progress.add_task(
+            "extract", total=max(1.0, sum(self._sizes.values())), videos=0, total_videos=self._total, rate=0.0, note=""
+        )
+
+    def __enter__(self) -> RunDisplay:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def opened(self, job: Job, promised_frames: int) -> None:
+        self._promised[job.video] = promised_frames
+        self._progress.update(self._task, note=job.video[-40:])
+
+    def reached(self, job: Job, frame: int) -> None:
+        new = frame - self._last_frame.get(job.video, -1)
+        if new <= 0:
+            return
+        self._last_frame[job.video] = frame
+        self._frames += new
+        share = min(0.99, frame / self._promised[job.video]) if self._promised.get(job.video) else 0.0
+        self._update(self._sizes[job.video] * share)
+
+    def ended(self, job: Job, failure: Failure | None) -> None:
+        self._done_bytes += self._sizes[job.video]
+        self._videos += 1
+        if failure is not None:
+            self._failed += 1
+            self._console.print(f"failed  {failure.path}: {failure.stage}: {failure.message}")
+        self._update(0.0)
+
+    def _update(self, current_bytes: float) -> None:
+        now = time.monotonic()
+        rate = self._frames / max(1e-9, now - self._started)
+        done = self._done_bytes + current_bytes
+        self._progress.update(self._task, completed=done, videos=self._videos, rate=rate)
+        if not self._console.is_terminal and now - self._logged > LOG_EVERY_S:
+            self._logged = now
+            share = done / max(1.0, sum(self._sizes.values()))
+            left = (now - self._started) * (1 - share) / share if share else float("inf")
+            self._console.print(
+                f"{self._videos}/{self._total} videos, {share:.0%}, {rate:.0f} frames/s, about {left:.0f} s left"
+            )
+
+
+class RenderDisplay:
+    """Progress of the demo renderer."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("rendering demo videos"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> RenderDisplay:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        self._progress.stop()
+
+    def rendered(self, done: int, total: int) -> None:
+        """``done`` of ``total`` videos are rendered."""
+        if self._task is None:
+            self._console.print(f"rendering {total} demo videos")
+            self._task = self._progress.add_task("render", total=total)
+        self._progress.update(self._task, completed=done)
+
+
+def print_summary(console: Console, summary: Summary, url: str, retry: str) -> None:
+    """The table that ends a run: what was done, where the time went, what failed and why."""
+    if summary.done:
+        wall = max(summary.wall_s, 1e-9)
+        console.print(
+            f"{summary.num_frames} frames, {summary.num_windows} windows in {wall:.1f} s "
+            f"({summary.num_frames / wall:.0f} frames/s, {summary.num_windows / wall:.1f} windows/s)"
+        )
+        parts = ", ".join(f"{name} {seconds:.1f}" for name, seconds in summary.seconds.items())
+        console.print(f"busy seconds (stages overlap): {parts}")
+    table = Table("", "videos", box=None, pad_edge=False)
+    table.add_row("done", str(len(summary.done)))
+    table.add_row("skipped (complete)", str(len(summary.skipped)))
+    table.add_row("failed", str(len(summary.failed)))
+    console.print(table)
+    for failure in summary.failed.values():
+        console.print(f"  {failure.path}: {failure.stage}: {failure.message} (attempts: {failure.attempts})")
+    if summary.failed:
+        console.print(f"Failures are kept in {ledger_place(url)}. Try them again with: {retry}")
+    console.print(f"cache: {url}")
+
+
+def print_status(console: Console, manifest: Manifest, cache: FeatureCache, failures: Mapping[str, Failure]) -> int:
+    """Completeness per stream and every failed video. Returns 0 if all is complete, else 1."""
+    complete: Counter[str] = Counter()
+    frames = windows = 0
+    done, untouched, recipes = 0, [], {}
+    names = list(cache.window.samples)
+    for video in manifest.videos:
+        streams = cache.streams(video.id)
+        complete.update(streams.keys())
+        recipes.update(streams)
+        if streams:
+            info = cache.info(video.id)
+            assert info is not None
+            frames += info.num_frames
+            windows += len(cache.window.starts(info.num_frames))
+        seen = [s for s in names if s in streams]
+        done += len(seen) == len(names)
+        if not seen and video.id not in failures:
+            untouched.append(video.id)
+    total = len(manifest.videos)
+    console.print(f"{cache.url}: {done}/{total} videos complete, {frames} frames, {windows} windows")
+    table = Table("stream", "complete", "encoder", box=None, pad_edge=False)
+    for name in sorted(set(names) | set(complete)):
+        recipe = recipes.get(name, {})
+        words = " ".join(str(recipe[k]) for k in ("encoder", "architecture", "model", "weights") if k in recipe)
+        table.add_row(name, f"{complete[name]}/{total}", words)
+    console.print(table)
+    gone = [f for v, f in failures.items() if v in {video.id for video in manifest.videos}]
+    for failure in gone:
+        console.print(f"failed  {failure.path}: {failure.stage}: {failure.message} (attempts: {failure.attempts})")
+    if untouched:
+        console.print(
+            f"not extracted yet: {len(untouched)} ({', '.join(untouched[:5])}{' ...' * (len(untouched) > 5)})"
+        )
+    return 0 if done == total else 1
+
+
+def ledger_place(url: str) -> str:
+    """Where the ledger of a cache is."""
+    from shared.ledger import FailureLedger
+
+    return FailureLedger(url).location
+
+
+def _size(job: Job) -> float:
+    try:
+        return float(job.file.stat().st_size) if job.file.is_file() else 1e6
+    except OSError:
+        return 1.0

@@ -1,0 +1,346 @@
+"""A data set as text: a TOML manifest, optionally with a CSV table of videos, validated as a whole.
+
+    name = "mydata"                      # required: letters, digits, - and _
+    root = "../data/mydata"              # where the files are; relative to the manifest (default: its folder)
+    layout = "..."                       # free text: which files go where; shown when they are missing
+
+    [videos]                             # which videos; `glob` or `table`
+    glob = ["videos/*.mp4"]              # patterns below root; a folder of numbered images matches as one video
+    table = "videos.csv"                 # or a CSV below root: columns path [id group split fold fps] and labels
+    columns = {path = "clip"}            # the table's own column names, where they differ
+    id = "path"                          # "path" (videos/a.mp4 -> videos__a.mp4) or "stem" (a)
+    group = '^(scene\\d+)'                # groups never cross folds: regular expression on the id (default: the id itself)
+    split = {train = "a/*", val = "b/*"} # official split by path pattern
+
+    [tasks.violence]                     # labels per task
+    format = "table"                     # columns label [start end] of the table: one row per video or per segment
+    [tasks.va]
+    format = "affwild2-va"               # or official annotation files, one per track
+    train = "VA/Train_Set/*.txt"
+    val = "VA/Validation_Set/*.txt"
+
+A bare CSV or a folder of videos is a data set too: ``load_manifest("clips.csv")``. Every problem is reported at once,
+with its place. Unknown keys are errors.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from shared.manifest_table import Problems, Segment, read_table
+from shared.names import name_problem, stays_below, video_id
+
+VIDEO_SUFFIXES = frozenset(
+    [
+        ".mp4",
+        ".avi",
+        ".mov",
+        ".mkv",
+        ".webm",
+        ".m4v",
+        ".mpg",
+        ".mpeg",
+        ".ts",
+        ".mts",
+        ".m2ts",
+        ".3gp",
+        ".3g2",
+        ".flv",
+        ".wmv",
+        ".ogv",
+        ".mxf",
+        ".vob",
+    ]
+)
+IMAGE_SUFFIXES = frozenset([".jpg", ".jpeg", ".png"])
+IGNORED_NAMES = frozenset([".DS_Store", "Thumbs.db", "desktop.ini", "__MACOSX"])
+TABLE_FORMAT = "table"
+MAX_SHOWN = 20
+
+
+class ManifestError(ValueError):
+    """Everything that is wrong with a manifest, each with its place."""
+
+    def __init__(self, source: str, problems: list[str], hint: str = "") -> None:
+        self.problems = problems
+        shown = [f"  {p}" for p in problems[:MAX_SHOWN]]
+        if len(problems) > MAX_SHOWN:
+            shown.append(f"  ... and {len(problems) - MAX_SHOWN} more")
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        super().__init__(f"{source}: {count}\n" + "\n".join(shown) + (f"\n\n{hint}" if hint else ""))
+
+
+@dataclass(frozen=True)
+class Video:
+    """One video of a data set.
+
+    Attributes:
+        id: unique, safe as a file and group name.
+        path: posix path below the root: a video file or a folder of numbered images.
+        group: videos of one group never cross folds.
+        split: "train", "val", "test" or None.
+        fold: given fold number, or None.
+        fps: frame rate of a frame folder, or None.
+    """
+
+    id: str
+    path: str
+    group: str
+    split: str | None = None
+    fold: int | None = None
+    fps: float | None = None
+
+
+@dataclass(frozen=True)
+class TaskSource:
+    """Where the labels of one task are.
+
+    Attributes:
+        format: name of a label reader of the train stage, or "table".
+        files: split name ("train", "val") -> glob pattern below the root; empty for "table".
+        segments: labelled segments, for "table".
+    """
+
+    format: str
+    files: Mapping[str, str] = field(default_factory=dict)
+    segments: tuple[Segment, ...] = ()
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A validated data set. ``source`` is the file it was read from."""
+
+    name: str
+    root: Path
+    videos: tuple[Video, ...]
+    tasks: Mapping[str, TaskSource]
+    source: Path
+    layout: str = ""
+
+    def file(self, video: Video) -> Path:
+        """The video's file or folder on this machine."""
+        return self.root / video.path
+
+
+def find_dataset(name: str) -> Path:
+    """The file or folder behind a DATASET argument: a path, or the name of a manifest in ``data_manifests/``.
+
+    Raises:
+        FileNotFoundError: neither; the message offers the closest name.
+    """
+    if Path(name).exists():
+        return Path(name)
+    folders = [Path("data_manifests"), Path(__file__).resolve().parent.parent / "data_manifests"]
+    known = {file.stem: file for folder in reversed(folders) for file in sorted(folder.glob("*.toml"))}
+    if name in known:
+        return known[name]
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    raise FileNotFoundError(
+        f"no data set {name!r}{hint}\nGive a name ({', '.join(known) or 'none found'}), a manifest (.toml), a table of "
+        "videos (.csv), a folder of videos or one video file."
+    )
+
+
+def load_manifest(source: str | Path, root: str | Path | None = None) -> Manifest:
+    """Read and validate a data set.
+
+    Args:
+        source: a TOML manifest, a CSV table of videos, a folder of videos or one video file.
+        root: overrides the manifest's root.
+
+    Raises:
+        ManifestError: lists every problem with its place.
+        FileNotFoundError: ``source`` itself does not exist.
+    """
+    source = Path(source)
+    if not source.exists():
+        raise FileNotFoundError(f"no manifest, table or video folder at {source}")
+    if source.is_dir():
+        name = _name_from(source.resolve().name)
+        if _is_frame_folder(source):
+            parent = source.resolve().parent
+            return _build(source, {"name": name, "videos": {}}, root or parent, paths=[source.resolve().name])
+        return _build(source, {"name": name, "videos": {"glob": ["**/*"]}}, root or source)
+    if source.suffix.lower() == ".csv":
+        raw: dict[str, Any] = {"name": _name_from(source.stem), "videos": {"table": source.name}}
+        return _build(source, raw, root or source.parent)
+    if source.suffix.lower() in VIDEO_SUFFIXES:
+        raw = {"name": _name_from(source.stem), "videos": {}}
+        return _build(source, raw, root or source.parent, paths=[source.name])
+    try:
+        raw = tomllib.loads(source.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ManifestError(str(source), [f"not a TOML file: {error}"]) from None
+    return _build(source, raw, root)
+
+
+def _build(source: Path, raw: Mapping[str, Any], root: str | Path | None, paths: list[str] | None = None) -> Manifest:
+    problems = Problems()
+    name = _read_top(raw, problems)
+    base = Path(root) if root is not None else source.parent / str(raw.get("root", "."))
+    layout = str(raw.get("layout", "")).strip()
+    hint = f"Expected below {base}:\n{layout}" if layout else ""
+    if not base.is_dir():
+        problems.add(
+            "root", f"there is no folder {base}; put the data there or give another place with --root (ROOT= for make)"
+        )
+        raise ManifestError(str(source), problems.lines, hint)
+    videos, segments = _read_videos(raw.get("videos"), base, source, paths, problems)
+    tasks = _read_tasks(raw.get("tasks", {}), segments, problems)
+    if problems.lines:
+        raise ManifestError(str(source), problems.lines, hint)
+    if not videos:
+        raise ManifestError(str(source), [f"[videos]: no video found below {base}"], hint)
+    return Manifest(name, base, tuple(videos), tasks, source, layout)
+
+
+def _read_top(raw: Mapping[str, Any], problems: Problems) -> str:
+    problems.unknown_keys("top level", raw, {"name", "root", "layout", "videos", "tasks"})
+    name = raw.get("name")
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
+        problems.add("name", f"expected 1 to 64 letters, digits, - or _, found {name!r}")
+        return "invalid"
+    return name
+
+
+def _read_videos(
+    raw: Any, root: Path, source: Path, paths: list[str] | None, problems: Problems
+) -> tuple[list[Video], dict[str, tuple[Segment, ...]]]:
+    where = "[videos]"
+    if not isinstance(raw, Mapping):
+        problems.add(where, "missing; say which videos: [videos] with `glob` or `table`")
+        return [], {}
+    problems.unknown_keys(where, raw, {"glob", "table", "columns", "id", "group", "split"})
+    id_rule = raw.get("id", "path")
+    if id_rule not in ("path", "stem"):
+        problems.add(f"{where} id", f'expected "path" or "stem", found {id_rule!r}')
+        id_rule = "path"
+    group_rule = _compile(raw.get("group"), f"{where} group", problems)
+    split = raw.get("split", {})
+    if not isinstance(split, Mapping) or not set(split) <= {"train", "val", "test"}:
+        problems.add(f"{where} split", f"expected patterns for train, val or test, found {split!r}")
+        split = {}
+    segments: dict[str, tuple[Segment, ...]] = {}
+    if paths is None and ("glob" in raw) + ("table" in raw) != 1:
+        problems.add(where, "give exactly one of `glob` and `table`")
+        return [], {}
+    if "table" in raw:
+        rows, segments = read_table(str(raw["table"]), raw.get("columns", {}), root, source, id_rule, problems)
+    else:
+        paths = _match(raw["glob"], root, problems) if paths is None else paths
+        rows = [{"path": p, "id": video_id(p, id_rule), "where": f"{where} {p}"} for p in paths]
+    return _videos_from_rows(rows, root, group_rule, split, problems), segments
+
+
+def _videos_from_rows(
+    rows: list[dict[str, Any]],
+    root: Path,
+    group_rule: re.Pattern[str] | None,
+    split: Mapping[str, str],
+    problems: Problems,
+) -> list[Video]:
+    videos: list[Video] = []
+    seen: dict[str, str] = {}
+    for row in rows:
+        path, name, where = row["path"], row["id"], row["where"]
+        if not stays_below(path, root):
+            problems.add(where, f"path {path!r} leaves the root (absolute, '..', or a link to outside)")
+            continue
+        if not (root / path).exists():
+            problems.add(where, f"no file or folder {path!r} below {root}")
+            continue
+        if message := name_problem(name):
+            problems.add(where, message)
+            continue
+        key = name.casefold()  # two ids that differ in case only are one file on some systems
+        if key in seen:
+            problems.add(where, f'id {name!r} is taken by {seen[key]!r}; give the rows an `id` column, or id = "path"')
+            continue
+        seen[key] = path
+        group = row.get("group") or _group_of(name, group_rule)
+        part = row.get("split") or next((s for s, p in split.items() if Path(path).match(p)), None)
+        videos.append(Video(name, path, group, part, row.get("fold"), row.get("fps")))
+    return sorted(videos, key=lambda v: v.id)
+
+
+def _read_tasks(raw: Any, segments: dict[str, tuple[Segment, ...]], problems: Problems) -> dict[str, TaskSource]:
+    if not isinstance(raw, Mapping):
+        problems.add("[tasks]", "expected a table per task, such as [tasks.violence]")
+        return {}
+    tasks = {}
+    for name, values in raw.items():
+        where = f"[tasks.{name}]"
+        if not isinstance(values, Mapping):
+            problems.add(where, f"expected a table, found {values!r}")
+            continue
+        problems.unknown_keys(where, values, {"format", "train", "val", "test"})
+        form = values.get("format")
+        files = {k: str(v) for k, v in values.items() if k != "format"}
+        if not isinstance(form, str):
+            problems.add(f"{where} format", 'missing; for example "table", "dvd" or "affwild2-va"')
+        elif form == TABLE_FORMAT:
+            if name not in segments:
+                columns = {"violence": "label", "va": "valence and arousal"}.get(name, "its label")
+                problems.add(where, f'format = "table", but the table of [videos] has no column {columns}')
+            tasks[name] = TaskSource(form, {}, segments.get(name, ()))
+        elif not files:
+            problems.add(where, 'expected a pattern of annotation files: train = "..." and, if there is one, val')
+        else:
+            tasks[name] = TaskSource(form, files)
+    for name, found in segments.items():
+        tasks.setdefault(name, TaskSource(TABLE_FORMAT, {}, found))
+    return tasks
+
+
+def _match(patterns: Any, root: Path, problems: Problems) -> list[str]:
+    patterns = [patterns] if isinstance(patterns, str) else patterns
+    found: dict[str, None] = {}
+    for pattern in patterns:
+        if not isinstance(pattern, str) or not pattern or Path(pattern).is_absolute() or ".." in Path(pattern).parts:
+            problems.add("[videos] glob", f"expected a pattern below the root, found {pattern!r}")
+            continue
+        for path in sorted(root.glob(pattern)):
+            parts = path.relative_to(root).parts
+            hidden = any(p in IGNORED_NAMES or p.startswith(".") for p in parts)
+            wanted = path.suffix.lower() in VIDEO_SUFFIXES if path.is_file() else _is_frame_folder(path)
+            if not hidden and wanted:
+                found[path.relative_to(root).as_posix()] = None
+    return list(found)
+
+
+def _is_frame_folder(path: Path) -> bool:
+    return path.is_dir() and any(
+        p.stem.isdigit() and p.suffix.lower() in IMAGE_SUFFIXES for p in path.iterdir() if p.name not in IGNORED_NAMES
+    )
+
+
+def _compile(pattern: Any, where: str, problems: Problems) -> re.Pattern[str] | None:
+    if pattern is None:
+        return None
+    try:
+        return re.compile(str(pattern))
+    except re.error as error:
+        problems.add(where, f"not a regular expression: {error}")
+        return None
+
+
+def _group_of(name: str, rule: re.Pattern[str] | None) -> str:
+    match = rule.search(name) if rule else None
+    if match is None:
+        return name
+    return match.group(1) if match.re.groups and match.group(1) else match.group(0)
+
+
+def _name_from(text: str) -> str:
+    cleaned = re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-_")
+    return cleaned[:64] or "data"
+
+
+__all__ = ["Manifest", "ManifestError", "Segment", "TaskSource", "Video", "find_dataset", "load_manifest"]

@@ -1,0 +1,223 @@
+"""The CSV table of a manifest: one row per video, or one row per labelled segment of a video.
+
+Columns (aliases in ``ALIASES``; any other name can be mapped with ``columns`` in the manifest; further columns are
+ignored): ``path`` (required), ``id``, ``group``, ``split``, ``fold``, ``fps``, ``start`` and ``end`` (0-based frames,
+end exclusive), ``label`` (task violence: 0 or 1), ``valence`` and ``arousal`` (task va: -1 to 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from shared.names import stays_below, video_id
+
+ALIASES: Mapping[str, tuple[str, ...]] = {
+    "path": ("path", "file", "filename", "video", "clip", "stream"),
+    "id": ("id", "video_id"),
+    "group": ("group",),
+    "split": ("split",),
+    "fold": ("fold",),
+    "fps": ("fps",),
+    "start": ("start", "start_frame"),
+    "end": ("end", "end_frame", "end_frame_exclusive"),
+    "label": ("label", "violent", "violence"),
+    "valence": ("valence",),
+    "arousal": ("arousal",),
+}
+LABEL_WORDS = {"0": 0.0, "1": 1.0, "violent": 1.0, "non-violent": 0.0, "nonviolent": 0.0, "true": 1.0, "false": 0.0}
+TASK_COLUMNS = {"violence": ("label",), "va": ("valence", "arousal")}
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Labelled frames [start, end) of a video; end None means up to the last frame.
+
+    Attributes:
+        values: one number per output of the task; NaN where the row leaves it empty.
+        where: file and line, for messages.
+    """
+
+    video_id: str
+    start: int
+    end: int | None
+    values: tuple[float, ...]
+    where: str
+
+
+class Problems:
+    """Collects what is wrong, each with its place, so that a user mends everything in one go."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def add(self, where: str, what: str) -> None:
+        """Note one problem."""
+        self.lines.append(f"{where}: {what}")
+
+    def unknown_keys(self, where: str, values: Mapping[str, Any], known: set[str]) -> None:
+        """Note every key that is not known; a typo must not silently change nothing."""
+        for key in sorted(set(values) - known):
+            self.add(where, f"unknown key {key!r}; known: {', '.join(sorted(known))}")
+
+
+def read_table(
+    name: str, columns: Any, root: Path, source: Path, id_rule: str, problems: Problems
+) -> tuple[list[dict[str, Any]], dict[str, tuple[Segment, ...]]]:
+    """Read the table.
+
+    Returns:
+        One dict per video (path, id, where and, if given, group, split, fold, fps), and per task its segments.
+    """
+    file = source if source.suffix.lower() == ".csv" else root / name
+    if source != file and not stays_below(name, root):
+        problems.add("[videos] table", f"{name!r} leaves the root")
+        return [], {}
+    try:
+        frame = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
+    except FileNotFoundError:
+        problems.add("[videos] table", f"there is no table {file}")
+        return [], {}
+    except (ValueError, UnicodeDecodeError) as error:  # pandas' parser errors are ValueErrors
+        problems.add(file.name, f"not a CSV table: {error}")
+        return [], {}
+    num_problems = len(problems.lines)
+    found = _find_columns(frame, columns, file.name, problems)
+    if len(problems.lines) > num_problems:
+        return [], {}
+    if "path" not in found:
+        problems.add(
+            f"{file.name}:1",
+            f"no column for the path (one of {', '.join(ALIASES['path'])}); found {', '.join(frame.columns)}",
+        )
+        return [], {}
+    table = pd.DataFrame({key: frame[column].str.strip() for key, column in found.items()})
+    return _read_rows(table, file.name, id_rule, problems)
+
+
+def _find_columns(frame: pd.DataFrame, columns: Any, file: str, problems: Problems) -> dict[str, str]:
+    if not isinstance(columns, Mapping):
+        problems.add("[videos] columns", f'expected a table such as {{path = "clip"}}, found {columns!r}')
+        columns = {}
+    problems.unknown_keys("[videos] columns", columns, set(ALIASES))
+    lower = {str(c).strip().lower(): str(c) for c in frame.columns}
+    found = {}
+    for key, names in ALIASES.items():
+        if key in columns:
+            if columns[key] not in frame.columns:
+                problems.add(
+                    f"{file}:1", f"no column {columns[key]!r} (given for {key}); found {', '.join(frame.columns)}"
+                )
+            else:
+                found[key] = columns[key]
+            continue
+        matches = [lower[n] for n in names if n in lower]
+        if len(matches) > 1 and key not in lower:
+            problems.add(
+                f"{file}:1",
+                f"{' and '.join(matches)} could each be the {key}; say which in a manifest: columns = "
+                f'{{{key} = "{matches[-1]}"}}, or name the column {key}',
+            )
+        elif matches:
+            found[key] = matches[0]
+    return found
+
+
+def _read_rows(
+    table: pd.DataFrame, file: str, id_rule: str, problems: Problems
+) -> tuple[list[dict[str, Any]], dict[str, tuple[Segment, ...]]]:
+    videos: dict[str, dict[str, Any]] = {}
+    tasks = {t: c for t, c in TASK_COLUMNS.items() if set(c) <= set(table.columns)}
+    segments: dict[str, list[Segment]] = {t: [] for t in tasks}
+    has_segments = "start" in table.columns or "end" in table.columns
+    for number, row in enumerate(table.to_dict("records"), start=2):
+        where = f"{file}:{number}"
+        path = row["path"].replace("\\", "/")
+        if not path:
+            problems.add(where, "empty path")
+            continue
+        name = row.get("id") or video_id(path, id_rule)
+        entry = {"path": path, "id": name, "where": where, **_video_fields(row, where, problems)}
+        old = videos.setdefault(path, entry)
+        if old is not entry:
+            if not has_segments:
+                problems.add(where, f"{path!r} is listed twice (first at {old['where']}); segments need start and end")
+            elif any(old.get(k) != entry.get(k) for k in ("id", "group", "split", "fold")):
+                problems.add(where, f"id, group, split or fold of {path!r} differ from {old['where']}")
+        span = _span(row, where, problems)
+        for task, names in tasks.items():
+            values = tuple(_number(row[n], n, where, problems) for n in names)
+            segments[task].append(Segment(name, *span, values, where))
+    return list(videos.values()), {t: tuple(s) for t, s in segments.items()}
+
+
+def _video_fields(row: Mapping[str, str], where: str, problems: Problems) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    if row.get("group"):
+        fields["group"] = row["group"]
+    if row.get("split"):
+        split = {"training": "train", "validation": "val", "valid": "val"}.get(
+            row["split"].lower(), row["split"].lower()
+        )
+        if split not in ("train", "val", "test"):
+            problems.add(f"{where} column split", f"expected train, val or test, found {row['split']!r}")
+        fields["split"] = split
+    if row.get("fold"):
+        if row["fold"].isdecimal():
+            fields["fold"] = int(row["fold"])
+        else:
+            problems.add(f"{where} column fold", f"expected a whole number, found {row['fold']!r}")
+    if row.get("fps"):
+        fields["fps"] = _rate(row["fps"], where, problems)
+    return fields
+
+
+def _rate(text: str, where: str, problems: Problems) -> float | None:
+    try:
+        top, _, bottom = text.partition("/")
+        rate = float(top) / float(bottom or 1)
+    except (ValueError, ZeroDivisionError):
+        rate = -1.0
+    if not 0 < rate < 10_000:
+        problems.add(f"{where} column fps", f"expected frames per second such as 25 or 30000/1001, found {text!r}")
+        return None
+    return rate
+
+
+def _span(row: Mapping[str, str], where: str, problems: Problems) -> tuple[int, int | None]:
+    limits: dict[str, int | None] = {"start": 0, "end": None}
+    for key in limits:
+        text = row.get(key, "")
+        if not text:
+            continue
+        if text.isdecimal():
+            limits[key] = int(text)
+        else:
+            problems.add(f"{where} column {key}", f"expected a 0-based frame number, found {text!r}")
+    start, end = limits["start"] or 0, limits["end"]
+    if end is not None and end <= start:
+        problems.add(where, f"the segment ends ({end}, exclusive) where or before it starts ({start})")
+    return start, end
+
+
+def _number(text: str, column: str, where: str, problems: Problems) -> float:
+    if not text:
+        return float("nan")
+    if column == "label":
+        if text.lower() not in LABEL_WORDS:
+            problems.add(f"{where} column label", f"expected 0 or 1 (or violent / non-violent), found {text!r}")
+        return LABEL_WORDS.get(text.lower(), float("nan"))
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("inf")
+    if value == -5:  # Aff-Wild2's mark for "no annotation"
+        return float("nan")
+    if not -1 <= value <= 1:
+        problems.add(f"{where} column {column}", f"expected a number from -1 to 1, found {text!r}")
+        return float("nan")
+    return value

@@ -1,0 +1,126 @@
+"""The losses. Each is `loss(outputs, targets, ...) -> scalar` over a batch, pure, and safe under `torch.func.vmap`."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from train.tasks import unknown_name
+
+CCC_EPS = 1e-8  # keeps a batch of one constant value at CCC 0 with a finite gradient
+
+
+def _full(outputs: Tensor) -> Tensor:
+    """At least float32: moments and logarithms of a bf16 batch are noise."""
+    return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+
+
+def focal(outputs: Tensor, targets: Tensor, *, gamma: float = 2.0, class_weights: Tensor | None = None) -> Tensor:
+    """Focal loss: FL = sum_b a_t (1 - p_t)^gamma (-log p_t) / sum_b a_t, p = softmax(outputs), t = targets[b].
+
+    Lin et al. 2017 (arXiv:1708.02002), eq. 5, with softmax in place of the sigmoid. The weighted mean is that of
+    `torch.nn.functional.cross_entropy`, so gamma = 0 is exactly weighted cross-entropy and the scale of the weights
+    does not change the step size.
+
+    Args:
+        outputs: (B, K) float, logits.
+        targets: (B,) integer class in 0..K-1.
+        gamma: 0 or more; larger values count easy examples less. The paper of the method gives none; 2 is Lin's.
+        class_weights: (K,) positive float, the a of the formula; None: all 1.
+
+    Returns:
+        () float32 or wider, 0 or more.
+    """
+    log_p = F.log_softmax(_full(outputs), dim=-1)  # (B, K)
+    log_pt = log_p.gather(-1, targets.long().unsqueeze(-1)).squeeze(-1)  # (B,)
+    # expm1 keeps 1 - p exact near p = 1; the floor keeps the gradient finite there for gamma < 1.
+    miss = (-torch.expm1(log_pt)).clamp_min(torch.finfo(log_pt.dtype).tiny)  # (B,) 1 - p_t
+    loss = -(miss**gamma) * log_pt  # (B,)
+    if class_weights is None:
+        return loss.mean()
+    weight = class_weights.to(loss)[targets.long()]  # (B,)
+    return (weight * loss).sum() / weight.sum()
+
+
+def cross_entropy(outputs: Tensor, targets: Tensor, *, class_weights: Tensor | None = None) -> Tensor:
+    """Cross-entropy: sum_b a_t (-log p_t) / sum_b a_t, p = softmax(outputs), t = targets[b].
+
+    The intro of Kim & Kim names it for violence; their section 4.1 uses focal loss.
+
+    Args:
+        outputs: (B, K) float, logits.
+        targets: (B,) integer class in 0..K-1.
+        class_weights: (K,) positive float, the a of the formula; None: all 1.
+
+    Returns:
+        () float32 or wider, 0 or more.
+    """
+    outputs = _full(outputs)
+    weight = None if class_weights is None else class_weights.to(outputs)
+    return F.cross_entropy(outputs, targets.long(), weight=weight)
+
+
+def mse(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Mean squared error over batch and outputs: mean_bk (y_bk - t_bk)^2. Kim & Kim section 4.1, for VA.
+
+    Args:
+        outputs: (B, K) float.
+        targets: (B, K) float, finite.
+
+    Returns:
+        () float32 or wider, 0 or more.
+    """
+    outputs = _full(outputs)
+    return F.mse_loss(outputs, targets.to(outputs))
+
+
+def ccc(outputs: Tensor, targets: Tensor) -> Tensor:
+    """1 - mean_k CCC_k, CCC = 2 s_yt / (s_y^2 + s_t^2 + (m_y - m_t)^2), biased moments over the batch.
+
+    Lin 1989, eq. 1, the official VA metric as a loss (HSEmotion ABAW-6 uses it on batches of 1024). It is a statistic
+    of the batch: with 8 windows it is very noisy, and a batch of one window has CCC 0 and no gradient from s_yt.
+
+    Args:
+        outputs: (B, K) float.
+        targets: (B, K) float, finite.
+
+    Returns:
+        () float32 or wider, in [0, 2].
+    """
+    outputs = _full(outputs)
+    targets = targets.to(outputs)
+    mean_y, mean_t = outputs.mean(0), targets.mean(0)  # (K,)
+    y, t = outputs - mean_y, targets - mean_t  # (B, K)
+    total = (y * y).mean(0) + (t * t).mean(0) + (mean_y - mean_t) ** 2  # (K,)
+    return 1 - (2 * (y * t).mean(0) / (total + CCC_EPS)).mean()
+
+
+def mse_ccc(outputs: Tensor, targets: Tensor) -> Tensor:
+    """MSE + (1 - mean CCC): half of HSEmotion's MSE_V + MSE_A - (CCC_V + CCC_A) (arXiv:2603.12693), plus one.
+
+    Args:
+        outputs: (B, K) float.
+        targets: (B, K) float, finite.
+
+    Returns:
+        () float32 or wider, 0 or more.
+    """
+    return mse(outputs, targets) + ccc(outputs, targets)
+
+
+LOSSES: Mapping[str, Callable[..., Tensor]] = MappingProxyType(
+    {"focal": focal, "cross_entropy": cross_entropy, "mse": mse, "ccc": ccc, "mse_ccc": mse_ccc}
+)
+
+
+def loss_named(name: str) -> Callable[..., Tensor]:
+    """The loss called `name`.
+
+    Raises:
+        ValueError: No such loss; the message carries the closest match.
+    """
+    if name not in LOSSES:
+        raise ValueError(unknown_name("loss", name, LOSSES))
+    return LOSSES[name]
