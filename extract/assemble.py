@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -115,7 +115,7 @@ class Assembly:
     def add_frames(self, stream: str, frames: np.ndarray, features: np.ndarray, captions: list[str] | None) -> None:
         """Rows of a timeline stream: int32 (n,), float32 (n, D)."""
         self._missing[stream] -= len(frames)
-        words = captions or [None] * len(frames)
+        words: Sequence[str | None] = captions or [None] * len(frames)
         self._rows[stream] += list(zip(frames.tolist(), features, words, strict=True))
         # Windows start ever later, so nothing more than a window behind the newest frame can still arrive. Only the
         # tail window, off the stride's grid, falls back among the frames already there.

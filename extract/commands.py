@@ -90,7 +90,7 @@ def run(
     )
     if untrained:
         err.print(
-            f"note: untrained encoders (random weights) for {', '.join(untrained)}: fine for a demo, not a result"
+            f"note: untrained encoders (random weights) for {', '.join(untrained)}; not a result"
         )
     if jobs:
         with RunDisplay(err, jobs) as display:

@@ -205,7 +205,7 @@ def choreograph(story: Story, rng: np.random.Generator) -> Motion:
     light = exposure * np.exp(warmth) * (1 + 0.20 * pulse[:, :1])
     close = _smooth(np.isin(story.activity, (HUG, FIGHT)), 9)[:, None]  # figures need some frames to meet or part
     fast = _smooth(np.isin(story.activity, (DANCE, FIGHT)), 5)[:, None]
-    push = 1 + 0.40 * close  # the camera moves in when the figures meet
+    push = 1 + 0.55 * close  # the camera moves in when the figures meet
     drift = np.cumsum(rng.normal(0, 0.0015, (num_frames, 2)), axis=0)
     camera = np.concatenate(
         [np.clip(drift, -0.05, 0.05) + 0.05 * pulse[:, 1:3], push * (1 + 0.04 * pulse[:, 3:])], axis=1
@@ -224,7 +224,7 @@ def choreograph(story: Story, rng: np.random.Generator) -> Motion:
         busy=busy,
         x=middle + side * gap + 0.035 * vigour * beat[:, 0],
         y=rng.uniform(0.88, 0.94) + 0.03 * vigour * beat[:, 1],
-        size=rng.uniform(0.50, 0.56, (1, 2)) * (1 + 0.28 * vigour * beat[:, 2]),
+        size=rng.uniform(0.50, 0.56, (1, 2)) * (1 + 0.24 * vigour * beat[:, 2]),
         glow=1 + 0.55 * vigour * beat[:, 3],
         swing=0.9 * vigour * beat[:, 1],
         dust=fast * (0.8 + 0.2 * beat[:, 0]),

@@ -108,7 +108,7 @@ def open_video(path: Path, fps: float | None = None) -> Iterator[OpenVideo]:
         if stream is None:
             kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
             raise VideoError("open", f"no video stream (found: {kinds})")
-        yield _open_stream(container, stream)
+        yield _open_stream(container, stream)  # type: ignore[arg-type]
 
 
 def _open_stream(container: av.container.InputContainer, stream: av.VideoStream) -> OpenVideo:

@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import zarr
@@ -97,8 +97,8 @@ class StreamData:
         if self.kind == "window":
             if wanted.shape != self.features.shape[:2]:
                 raise CacheError(
-                    f"stream {stream!r} is cached as {self.features.shape[0]} windows of {self.features.shape[1]} samples, "
-                    f"the window asked for needs {wanted.shape[0]} of {wanted.shape[1]}; extract again with that window"
+                    f"stream {stream!r} is cached as {self.features.shape[0]} windows of {self.features.shape[1]} "
+                    f"samples, the window asked for needs {wanted.shape[0]} of {wanted.shape[1]}; extract it again"
                 )
             return np.arange(wanted.size, dtype=np.int64).reshape(wanted.shape)
         assert self.frames is not None
@@ -132,7 +132,7 @@ class FeatureCache:
             CacheError: something that is not a cache of this format version is there.
         """
         url = str(url)
-        wanted = {"dataset": dataset, "window": window.to_dict()}
+        wanted: dict[str, Any] = {"dataset": dataset, "window": window.to_dict()}
         if not _exists(url):
             root = zarr.open_group(url, mode="a", zarr_format=3)
             root.require_group("videos")
@@ -156,14 +156,14 @@ class FeatureCache:
         return cls._open(str(url), "r")
 
     @classmethod
-    def _open(cls, url: str, mode: str) -> FeatureCache:
+    def _open(cls, url: str, mode: Literal["r", "r+"]) -> FeatureCache:
         try:
-            root = zarr.open_group(url, mode=mode, zarr_format=3)  # type: ignore[arg-type]
+            root = zarr.open_group(url, mode=mode, zarr_format=3)
         except (FileNotFoundError, GroupNotFoundError):
             raise CacheError(
                 f"no feature cache at {url}; make it with: python -m extract run DATASET --cache {url}"
             ) from None
-        attrs = dict(root.attrs)
+        attrs = _attrs(root)
         if attrs.get("format") != FORMAT:
             raise CacheError(
                 f"{url} is a Zarr store, but not a crossgru cache (attribute format={attrs.get('format')!r})"
@@ -183,7 +183,7 @@ class FeatureCache:
     @property
     def window(self) -> WindowSpec:
         """The windows whose frames were extracted."""
-        return WindowSpec.from_dict(self._root.attrs["window"])  # type: ignore[arg-type]
+        return WindowSpec.from_dict(_attrs(self._root)["window"])
 
     # ------------------------------------------------------------------ read
 
@@ -194,12 +194,12 @@ class FeatureCache:
     def info(self, video_id: str) -> VideoInfo | None:
         """What is stored of a video, or None if it was never decoded to the end."""
         group = self._group(video_id)
-        attrs = dict(group.attrs) if group is not None else {}
+        attrs = _attrs(group) if group is not None else {}
         if group is None or "num_frames" not in attrs:
             return None
         attrs.pop("checksums", None)
         pts = read_array(group, "pts", f"{video_id}/pts")
-        return VideoInfo(pts=pts, **attrs)  # type: ignore[arg-type]
+        return VideoInfo(pts=pts, **attrs)
 
     def streams(self, video_id: str) -> dict[str, dict[str, Any]]:
         """Complete streams of a video: name -> recipe."""
@@ -208,7 +208,7 @@ class FeatureCache:
             return {}
         found = {}
         for name, stream in group.groups():
-            attrs = dict(stream.attrs)
+            attrs = _attrs(stream)
             if attrs.get("complete") is True:
                 found[name] = attrs["recipe"]
         return dict(sorted(found.items()))
@@ -222,11 +222,12 @@ class FeatureCache:
         group = self._group(video_id, stream)
         if group is None or group.attrs.get("complete") is not True:
             return False
-        cached: dict[str, Any] = group.attrs["recipe"]  # type: ignore[assignment]
+        cached = _attrs(group)["recipe"]
         if recipe is not None and fingerprint(cached) != fingerprint(recipe):
             lines = "\n  ".join(diff_recipes(cached, recipe))
             raise RecipeMismatch(
-                f"stream {stream!r} of {self.url} (first seen on video {video_id!r}) was made by another recipe:\n  {lines}\n"
+                f"stream {stream!r} of {self.url} (first seen on video {video_id!r}) was made by another recipe:\n"
+                f"  {lines}\n"
                 f"Either keep both: give another cache (--cache NEW.zarr); or replace it: --overwrite {stream}."
             )
         return True
@@ -242,12 +243,12 @@ class FeatureCache:
             raise CacheError(f"{self.url} has no complete stream {stream!r} for video {video_id!r}")
         group = self._group(video_id, stream)
         assert group is not None
-        attrs = dict(group.attrs)
+        attrs = _attrs(group)
         where = f"{video_id}/{stream}"
         features = read_array(group, "features", f"{where}/features")
         frames = read_array(group, "frames", f"{where}/frames") if "frames" in group else None
         captions = read_array(group, "captions", f"{where}/captions").tolist() if "captions" in group else None
-        return StreamData(str(attrs["kind"]), attrs["recipe"], features, frames, captions)  # type: ignore[arg-type]
+        return StreamData(str(attrs["kind"]), attrs["recipe"], features, frames, captions)
 
     # ------------------------------------------------------------------ write
 
@@ -257,7 +258,7 @@ class FeatureCache:
         check_name(stream)
         group = self._videos.require_group(video_id)
         if stream in group:
-            self._unmark(group[stream])  # type: ignore[arg-type]
+            self._unmark(group[stream])
             del group[stream]
         return StreamWriter(group, stream, kind=kind, recipe=recipe, where=f"{video_id}/{stream}")
 
@@ -274,7 +275,7 @@ class FeatureCache:
                 if old.source.get(name) != info.source.get(name):
                     raise CacheError(
                         f"video {video_id!r}: the file changed since its other streams were extracted ({name} was "
-                        f"{old.source.get(name)}, is {info.source.get(name)}); extract all streams again with --overwrite all"
+                        f"{old.source.get(name)}, is {info.source.get(name)}); extract all again: --overwrite all"
                     )
             if old.num_frames != info.num_frames:
                 raise CacheError(
@@ -300,10 +301,10 @@ class FeatureCache:
     def drop(self, video_id: str, streams: Iterable[str]) -> None:
         """Remove complete streams, to be extracted again."""
         group = self._group(video_id)
-        for name in streams if group is not None else ():
-            if name in group:  # type: ignore[operator]
-                self._unmark(group[name])  # type: ignore[index,arg-type]
-                del group[name]  # type: ignore[arg-type]
+        for name in streams:
+            if group is not None and name in group:
+                self._unmark(group[name])
+                del group[name]
 
     # ------------------------------------------------------------------ verify
 
@@ -313,18 +314,18 @@ class FeatureCache:
         group = self._group(video_id)
         if group is None or "num_frames" not in group.attrs:
             return [f"{video_id}: unfinished video group (it will be redone by the next extract run)"]
-        attrs = dict(group.attrs)
-        problems += _verify_array(group, "pts", attrs.get("checksums", {}), video_id)  # type: ignore[arg-type]
-        if not problems and len(group["pts"]) != attrs["num_frames"]:  # type: ignore[arg-type]
-            problems.append(f"{video_id}/pts: {len(group['pts'])} rows for {attrs['num_frames']} frames")  # type: ignore[arg-type]
+        attrs = _attrs(group)
+        problems += _verify_array(group, "pts", attrs.get("checksums", {}), video_id)
+        if not problems and (rows := group["pts"].shape[0]) != attrs["num_frames"]:  # type: ignore[union-attr]
+            problems.append(f"{video_id}/pts: {rows} rows for {attrs['num_frames']} frames")
         for name, stream in group.groups():
-            where, marks = f"{video_id}/{name}", dict(stream.attrs)
+            where, marks = f"{video_id}/{name}", _attrs(stream)
             if marks.get("complete") is not True:
                 problems.append(f"{where}: unfinished stream (it will be redone by the next extract run)")
                 continue
-            if fingerprint(marks["recipe"]) != marks.get("fingerprint"):  # type: ignore[arg-type]
+            if fingerprint(marks["recipe"]) != marks.get("fingerprint"):
                 problems.append(f"{where}: the recipe does not match its fingerprint")
-            checks: dict[str, str] = marks.get("checksums", {})  # type: ignore[assignment]
+            checks = marks.get("checksums", {})
             for array in checks:
                 problems += _verify_array(stream, array, checks, where)
         return problems
@@ -345,10 +346,10 @@ class FeatureCache:
         return node if isinstance(node, zarr.Group) else None
 
     @staticmethod
-    def _unmark(stream: zarr.Group) -> None:
+    def _unmark(stream: zarr.Group | zarr.Array) -> None:
         # Deleting many files is not atomic; unmark first, so that no reader trusts a half-deleted stream.
         if "complete" in stream.attrs:
-            stream.attrs.put({k: v for k, v in dict(stream.attrs).items() if k != "complete"})
+            stream.attrs.put({k: v for k, v in _attrs(stream).items() if k != "complete"})
 
 
 def check_name(name: str) -> None:
@@ -359,6 +360,10 @@ def check_name(name: str) -> None:
     """
     if problem := name_problem(name):
         raise CacheError(problem)
+
+
+def _attrs(node: zarr.Group) -> dict[str, Any]:
+    return dict(node.attrs)
 
 
 def _exists(url: str) -> bool:

@@ -30,7 +30,7 @@ def checksum(values: np.ndarray) -> str:
     """sha256 of an array's little-endian C-order bytes; of strings, of their UTF-8 bytes with NUL between."""
     if values.dtype.kind in "OTU":
         return hashlib.sha256("\x00".join(values.tolist()).encode("utf-8", errors="surrogatepass")).hexdigest()
-    return hashlib.sha256(np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<"), copy=False)).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<"), copy=False).data).hexdigest()
 
 
 def make_array(group: zarr.Group, name: str, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: Any) -> zarr.Array:
@@ -127,7 +127,7 @@ class StreamWriter:
             raise CacheError(f"{self._where}: {unit} {place} holds {why}; nothing of this stream was stored")
         self._pending.append(rows)
         self.num_rows += len(rows)
-        self._hash.update(rows)
+        self._hash.update(rows.data)
         if frames is not None:
             self._frames.append(np.asarray(frames, dtype=np.int32))
         if captions is not None:
@@ -140,7 +140,8 @@ class StreamWriter:
         checks = {"features": self._hash.hexdigest()}
         if self._kind == "timeline":
             frames = np.concatenate(self._frames) if self._frames else np.zeros(0, np.int32)
-            assert len(frames) == self.num_rows and (np.diff(frames) > 0).all()
+            assert len(frames) == self.num_rows
+            assert (np.diff(frames) > 0).all()
             checks["frames"] = write_array(self._group, "frames", frames)
         if self._captions:
             assert len(self._captions) == self.num_rows

@@ -9,7 +9,7 @@
     table = "videos.csv"                 # or a CSV below root: columns path [id group split fold fps] and labels
     columns = {path = "clip"}            # the table's own column names, where they differ
     id = "path"                          # "path" (videos/a.mp4 -> videos__a.mp4) or "stem" (a)
-    group = '^(scene\\d+)'                # groups never cross folds: regular expression on the id (default: the id itself)
+    group = '^(scene\\d+)'                # regular expression on the id; groups never cross folds (default: the id)
     split = {train = "a/*", val = "b/*"} # official split by path pattern
 
     [tasks.violence]                     # labels per task
@@ -26,6 +26,7 @@ with its place. Unknown keys are errors.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -37,26 +38,8 @@ from shared.manifest_table import Problems, Segment, read_table
 from shared.names import name_problem, stays_below, video_id
 
 VIDEO_SUFFIXES = frozenset(
-    [
-        ".mp4",
-        ".avi",
-        ".mov",
-        ".mkv",
-        ".webm",
-        ".m4v",
-        ".mpg",
-        ".mpeg",
-        ".ts",
-        ".mts",
-        ".m2ts",
-        ".3gp",
-        ".3g2",
-        ".flv",
-        ".wmv",
-        ".ogv",
-        ".mxf",
-        ".vob",
-    ]
+    (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".3gp", ".3g2")
+    + (".flv", ".wmv", ".ogv", ".mxf", ".vob")
 )
 IMAGE_SUFFIXES = frozenset([".jpg", ".jpeg", ".png"])
 IGNORED_NAMES = frozenset([".DS_Store", "Thumbs.db", "desktop.ini", "__MACOSX"])
@@ -184,7 +167,7 @@ def load_manifest(source: str | Path, root: str | Path | None = None) -> Manifes
 def _build(source: Path, raw: Mapping[str, Any], root: str | Path | None, paths: list[str] | None = None) -> Manifest:
     problems = Problems()
     name = _read_top(raw, problems)
-    base = Path(root) if root is not None else source.parent / str(raw.get("root", "."))
+    base = Path(root) if root is not None else Path(os.path.normpath(source.parent / str(raw.get("root", "."))))
     layout = str(raw.get("layout", "")).strip()
     hint = f"Expected below {base}:\n{layout}" if layout else ""
     if not base.is_dir():

@@ -134,7 +134,8 @@ def _read_rows(
     tasks = {t: c for t, c in TASK_COLUMNS.items() if set(c) <= set(table.columns)}
     segments: dict[str, list[Segment]] = {t: [] for t in tasks}
     has_segments = "start" in table.columns or "end" in table.columns
-    for number, row in enumerate(table.to_dict("records"), start=2):
+    rows: list[dict[str, str]] = table.to_dict("records")  # type: ignore[assignment]
+    for number, row in enumerate(rows, start=2):
         where = f"{file}:{number}"
         path = row["path"].replace("\\", "/")
         if not path:

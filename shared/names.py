@@ -19,7 +19,7 @@ def name_problem(name: str) -> str | None:
     if name.startswith(("__", ".")) or name in ("zarr.json", "pts"):
         return f"id {name!r} is reserved: it must not start with '.' or '__' nor be 'pts' or 'zarr.json'"
     if found := _FORBIDDEN.search(name):
-        return f'id {name!r} has the character {found.group()!r}; / \\ : * ? " < > | and control characters are not allowed'
+        return f'id {name!r} has {found.group()!r}; / \\ : * ? " < > | and control characters are not allowed'
     return None
 
 

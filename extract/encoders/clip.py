@@ -119,7 +119,7 @@ def model_transform(model: torch.nn.Module) -> Compose:
     """The evaluation transform that open_clip builds for a model."""
     config = getattr(model.visual, "preprocess_cfg", None)
     if config is None:
-        config = {"size": model.visual.image_size}
+        config = {"size": model.visual.image_size}  # type: ignore[union-attr]
     return image_transform_v2(PreprocessCfg(**config), is_train=False)
 
 
@@ -136,8 +136,7 @@ def _create(config: ClipConfig) -> torch.nn.Module:
         except Exception as error:
             raise ValueError(
                 f"CLIP weights {config.weights!r} of model {config.model!r} could not be loaded: {error}\n"
-                "Give a tag that open_clip knows (python -c 'import open_clip; print(open_clip.list_pretrained())') or a "
-                "local file with --clip-weights PATH; without a network use PRESET=tiny."
+                "Give a tag that open_clip knows (see open_clip.list_pretrained()) or a local file with --clip-weights PATH; without a network use PRESET=tiny."
             ) from error
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -170,7 +169,7 @@ def state_digest(model: torch.nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
-        digest.update(np.ascontiguousarray(tensor.detach().cpu().float().numpy()))
+        digest.update(np.ascontiguousarray(tensor.detach().cpu().float().numpy()).data)
     return digest.hexdigest()
 
 

@@ -7,7 +7,7 @@ motion and change of light; it does not know what anything *is*.
 Sentence template, always in this order, at most 60 words, every word from a fixed vocabulary:
 
     A {brightness} {warmth} picture, mostly {colour} with {colour}. {texture} background. {layout}.
-    {motion} motion {place}, {direction}, {mixing}. {light}.
+    {amount} motion {place}, {direction}, {center} center. {light}.
 
 Each caption is computed from its own item alone, so it does not depend on what else is in the batch.
 """
@@ -22,12 +22,15 @@ from PIL import Image
 
 SIZE = 64  # pixels per side of a prepared frame
 CELLS = 32  # side of the grid on which regions are found
+MIDDLE = np.s_[SIZE // 4 : -SIZE // 4]  # columns
+WINDOW = np.hanning(SIZE)[:, None] * np.hanning(SIZE)[None, :]
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 BRIGHTNESS = ((45, "very dark"), (80, "dark"), (120, "medium"), (170, "bright"), (256, "very bright"))
 WARMTH = ((-0.22, "icy blue"), (-0.07, "cool"), (0.07, "neutral"), (0.22, "warm"), (np.inf, "fiery orange"))
 TEXTURE = ((6, "Plain"), (14, "Softly textured"), (24, "Patterned"), (np.inf, "Busy striped"))
-AMOUNT = ((2.0, "No"), (6.0, "Slight"), (12.0, "Moderate"), (22.0, "Strong"), (np.inf, "Violent shaking"))
+AMOUNT = ((2.0, "No"), (8.0, "Slight"), (16.0, "Moderate"), (28.0, "Strong"), (np.inf, "Violent shaking"))
+CENTER = ((4.0, "still"), (9.0, "calm"), (17.0, "lively"), (np.inf, "wild"))
 LIGHT = (
     (-0.10, "Light dimming fast"),
     (-0.03, "Light dimming"),
@@ -122,10 +125,9 @@ def _colours(frame: np.ndarray) -> str:
 def _layout(frame: np.ndarray) -> str:
     """Number, size, place and nearness of the large regions that stand out from the background."""
     small = frame.reshape(CELLS, SIZE // CELLS, CELLS, SIZE // CELLS, 3).mean(axis=(1, 3))  # (32, 32, 3)
-    # Row by row, because a room has a wall above a floor: in each row most pixels are background.
-    distance = np.abs(small - np.median(small, axis=1, keepdims=True)).max(axis=2)
-    # A busy wall is far from its own median too: what stands out exceeds its usual deviation.
-    stands_out = distance > np.maximum(28.0, 2.2 * np.median(distance))
+    luma = small @ LUMA
+    tint = small / (luma[..., None] + 20)  # colour without brightness: a wall pattern or a shadow changes it little
+    stands_out = (_unusual(tint) > 0.22) | (_unusual(luma[..., None]) > 60)
     regions = [region for region in _regions(_opened(stands_out)) if region.mean() > 0.025]
     regions = sorted(regions, key=lambda region: -int(region.sum()))[:3]
     if not regions:
@@ -137,6 +139,13 @@ def _layout(frame: np.ndarray) -> str:
     nearness = "touching" if gap <= 1 else ("near each other" if gap <= 5 else "far apart")
     sizes = f"{_level(float(first.mean()), AREA)} {_place(first)} and {_level(float(second.mean()), AREA)} {_place(second)}"
     return f"{'Two' if len(regions) == 2 else 'Several'} shapes {nearness}, {sizes}"
+
+
+def _unusual(values: np.ndarray) -> np.ndarray:
+    """How far each cell of (32, 32, C) is from its surroundings, (32, 32): what is usual in the picture counts as 0."""
+    # Row by row, because a room has a wall above a floor: in each row most cells are background.
+    distance = np.abs(values - np.median(values, axis=1, keepdims=True)).max(axis=2)
+    return np.where(distance > 2 * np.median(distance), distance, 0)
 
 
 def _opened(mask: np.ndarray) -> np.ndarray:
@@ -182,21 +191,33 @@ def _motion(before: np.ndarray, now: np.ndarray) -> str:
     amount = _level(float(change.mean()), AMOUNT)
     if amount == "No":
         return "No motion, still"
-    middle = float(change[:, SIZE // 4 : -SIZE // 4].mean())
-    share = middle / (middle + float(np.delete(change, np.s_[SIZE // 4 : -SIZE // 4], axis=1).mean()) + 1e-6)
-    place = _level(share, ((0.38, "at the sides"), (0.62, "everywhere"), (np.inf, "in the center")))
-    return f"{amount} motion {place}, {_direction(steady, now)}"
+    shift = _shift(steady, now)
+    # Camera motion is taken out before the center is judged, so that a fight differs from a shaken picture.
+    moved = np.abs(now - np.roll(steady, shift, axis=(0, 1)))
+    inside = min(float(_center(moved).mean()), float(_center(change).mean()))
+    middle = float(_center(change).mean())
+    share = middle / (middle + float(np.delete(change, MIDDLE, axis=1).mean()) + 1e-6)
+    place = _level(share, ((0.40, "at the sides"), (0.60, "everywhere"), (np.inf, "in the center")))
+    return f"{amount} motion {place}, {_direction(*shift)}, {_level(inside, CENTER)} center"
 
 
-def _direction(before: np.ndarray, now: np.ndarray) -> str:
-    """Direction of the shift that explains most of the change, by phase correlation."""
-    window = np.hanning(SIZE)[:, None] * np.hanning(SIZE)[None, :]
-    spectrum = np.fft.rfft2((now - now.mean()) * window) * np.conj(np.fft.rfft2((before - before.mean()) * window))
+def _center(picture: np.ndarray) -> np.ndarray:
+    """The middle half of the columns, without the rows and columns that a shift brings in from the other side."""
+    return picture[SIZE // 8 : -SIZE // 8, MIDDLE]
+
+
+def _shift(before: np.ndarray, now: np.ndarray) -> tuple[int, int]:
+    """Shift (down, right) in pixels, -32..31, that explains most of the change, by phase correlation."""
+    spectrum = np.fft.rfft2((now - now.mean()) * WINDOW) * np.conj(np.fft.rfft2((before - before.mean()) * WINDOW))
     # The square root keeps some weight on strong frequencies; full whitening would follow the noise.
     surface = np.fft.irfft2(spectrum / np.sqrt(np.abs(spectrum) + 1e-6), s=(SIZE, SIZE))
-    peak = int(np.argmax(surface))
-    down, right = ((value + SIZE // 2) % SIZE - SIZE // 2 for value in divmod(peak, SIZE))
-    if max(abs(down), abs(right)) < 1:
+    row, column = divmod(int(np.argmax(surface)), SIZE)
+    half = SIZE // 2
+    return (row + half) % SIZE - half, (column + half) % SIZE - half
+
+
+def _direction(down: int, right: int) -> str:
+    if down == right == 0:
         return "in place"
     speed = "quickly" if max(abs(down), abs(right)) >= 4 else "slowly"
     way = ("right" if right > 0 else "left") if abs(right) >= abs(down) else ("down" if down > 0 else "up")

@@ -45,6 +45,13 @@ def test_as_many_groups_as_folds_gives_one_each() -> None:
     ]
 
 
+@pytest.mark.parametrize(("sizes", "strata"), [([4, 8, 5, 2], [0, 1, 1, 0]), ([3, 1, 1, 6, 5], [0, 0, 0, 1, 1])])
+def test_no_fold_is_empty_where_scikit_learn_leaves_one_so(sizes: list[int], strata: list[int]) -> None:
+    groups = np.repeat([f"g{i}" for i in range(len(sizes))], sizes).tolist()
+    folds = group_folds(groups, np.repeat(strata, sizes), len(sizes), seed=0)
+    assert sorted(np.bincount(folds).tolist()) == sorted(sizes)  # one group each
+
+
 def test_strata_are_balanced_where_groups_allow() -> None:
     violent = np.arange(100) < 44
     folds = group_folds([str(i) for i in range(100)], violent, 5, seed=3)
