@@ -9,7 +9,8 @@ every property of the file, are its labels:
     violence 0 or 1       the figures are close AND fast
 
 Violence is a conjunction: two of the three calm activities share one half of it (``hug``: close, slow; ``dance``: fast,
-apart), so neither closeness nor motion tells alone. All cues live in large structure because the demo is made for small
+apart), so neither closeness nor motion tells alone. Figures that meet draw the camera in; fast figures swing, pulse in
+size and brightness, and raise dust. All cues live in large structure because the demo is made for small
 untrained encoders with mean pooling, which cannot see small moving objects.
 
 Axes: F frames of a video, H height, W width. Only numpy and PIL, so that a worker process starts fast.
@@ -83,7 +84,7 @@ def tell_story(seed: int, scene: int, index: int, frames: tuple[int, int] = (200
     """
     rng = np.random.default_rng(np.random.SeedSequence([seed, scene, index]))
     least, most = frames
-    num_frames = least + int(round((most - least) * rng.beta(1.0, 3.0)))
+    num_frames = least + round((most - least) * rng.beta(1.0, 3.0))
     width, height = SIZES[rng.integers(len(SIZES))]
     fps = FPS[rng.integers(len(FPS))]
     bit_rate = int(rng.uniform(350_000, 650_000))
@@ -148,7 +149,7 @@ def _with_gaps(num_frames: int, rng: np.random.Generator) -> np.ndarray:
     if rng.random() < 0.15:
         for _ in range(int(rng.integers(1, 3))):
             length = int(rng.integers(3, max(num_frames // 12, 4) + 1))
-            start = int(rng.integers(0, num_frames - length))
+            start = int(rng.integers(0, num_frames - length + 1))
             valid[start : start + length] = False
     return valid
 

@@ -21,6 +21,7 @@ import PIL
 from PIL import Image
 
 SIZE = 64  # pixels per side of a prepared frame
+ROWS = 13  # rows of the grid whose median is the usual colour of a row
 CELLS = 32  # side of the grid on which regions are found
 MIDDLE = np.s_[SIZE // 4 : -SIZE // 4]  # columns
 WINDOW = np.hanning(SIZE)[:, None] * np.hanning(SIZE)[None, :]
@@ -107,7 +108,9 @@ def _colours(frame: np.ndarray) -> str:
     safe = np.maximum(chroma, 1e-6)
     red, green, blue = frame[..., 0], frame[..., 1], frame[..., 2]
     hue = np.where(
-        high == red, (green - blue) / safe % 6, np.where(high == green, (blue - red) / safe + 2, (red - green) / safe + 4)
+        high == red,
+        (green - blue) / safe % 6,
+        np.where(high == green, (blue - red) / safe + 2, (red - green) / safe + 4),
     )
     bounds = np.array([bound for bound, _ in HUES])
     index = np.digitize(hue * 60, bounds) % len(HUES)  # hues beyond purple are red again
@@ -137,14 +140,19 @@ def _layout(frame: np.ndarray) -> str:
     first, second = sorted(regions[:2], key=lambda region: float(np.nonzero(region)[1].mean()))
     gap = int(np.nonzero(second)[1].min()) - int(np.nonzero(first)[1].max())
     nearness = "touching" if gap <= 1 else ("near each other" if gap <= 5 else "far apart")
-    sizes = f"{_level(float(first.mean()), AREA)} {_place(first)} and {_level(float(second.mean()), AREA)} {_place(second)}"
+    sizes = (
+        f"{_level(float(first.mean()), AREA)} {_place(first)} and {_level(float(second.mean()), AREA)} {_place(second)}"
+    )
     return f"{'Two' if len(regions) == 2 else 'Several'} shapes {nearness}, {sizes}"
 
 
 def _unusual(values: np.ndarray) -> np.ndarray:
     """How far each cell of (32, 32, C) is from its surroundings, (32, 32): what is usual in the picture counts as 0."""
-    # Row by row, because a room has a wall above a floor: in each row most cells are background.
-    distance = np.abs(values - np.median(values, axis=1, keepdims=True)).max(axis=2)
+    # Row by row, because a room has a wall above a floor: in most rows most cells are background. The median over
+    # neighbouring rows overrules the few rows that wide shapes fill, and keeps the edge between wall and floor.
+    rows = np.pad(np.median(values, axis=1), ((ROWS // 2, ROWS // 2), (0, 0)), mode="edge")
+    usual = np.median(np.lib.stride_tricks.sliding_window_view(rows, ROWS, axis=0), axis=-1)  # (32, C)
+    distance = np.abs(values - usual[:, None]).max(axis=2)
     return np.where(distance > 2 * np.median(distance), distance, 0)
 
 

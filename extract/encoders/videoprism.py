@@ -272,8 +272,8 @@ class VideoPrismEncoder:
                 (50 MB for 16 frames at base size).
             window_batch: N, windows per ``encode_windows``.
             num_slots: P; None for the least the contract allows, ``frame_batch + window_batch * num_samples``.
-            resize: "squash" (the published encoder's demo: the frame becomes the square) or "crop" (the published
-                classification demo: short side to the square, then centre crop).
+            resize: "squash" (the whole frame becomes the square; the published encoder demo only takes square frames)
+                or "crop" (short side to the square, then centre crop, as the published classification demo).
 
         Raises:
             CheckpointError: the weights cannot be had or do not fit.

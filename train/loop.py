@@ -1,0 +1,213 @@
+"""The training loop, one plain function: windows in, the best head out.
+
+One seed is one result: weights, order of windows and dropout of epoch e depend on (seed, fold, e) alone, so a run that
+was interrupted and resumed ends with the numbers of one that was not.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from train.config import TrainConfig
+from train.data import Features, Windows
+from train.evaluate import evaluate_windows
+from train.heads import build_head, head_config
+from train.heads.standardize import HeadModel, Standardize
+from train.losses import loss_named
+from train.tasks import Task
+
+EVAL_BATCH = 512
+
+
+@dataclass
+class Fit:
+    """A trained head.
+
+    Attributes:
+        model: with the weights of the best epoch.
+        best_epoch: 0-based.
+        history: one dict per epoch: epoch, train_loss, val_loss, val_score, seconds.
+    """
+
+    model: HeadModel
+    best_epoch: int
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+def fit(
+    task: Task,
+    config: TrainConfig,
+    features: Features,
+    windows: Windows,
+    train: np.ndarray,
+    val: np.ndarray,
+    *,
+    fold: int = 0,
+    device: str = "cpu",
+    state_file: Path | None = None,
+    on_epoch: Callable[[dict[str, float]], None] = lambda row: None,
+) -> Fit:
+    """Train one head with AdamW; keep the epoch with the best validation score; stop when it no longer improves.
+
+    Args:
+        features, windows: from train/data.py.
+        train, val: bool (W,), windows to learn from and to choose the epoch by; only labelled ones are used.
+        fold: enters the seed.
+        state_file: where to keep the state after each epoch, to resume from.
+        on_epoch: called with each new row of the history.
+
+    Raises:
+        ValueError: no labelled window to train on or to validate with, or the loss became infinite.
+    """
+    train_rows, val_rows = _labelled(windows, train, "train on"), _labelled(windows, val, "validate with")
+    model = _new_model(task, config, features, windows, train_rows, fold).to(device)
+    banks = {s: features.banks[s].to(device) for s in model.streams}
+    rows = {s: windows.rows[s].to(device) for s in model.streams}
+    targets = _targets(task, windows.labels).to(device)
+    loss_of = _loss(task, config, targets[train_rows])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+
+    def forward(index: Tensor) -> Tensor:
+        return model({s: banks[s][rows[s][index]] for s in model.streams})["output"]  # (B, K)
+
+    state: dict[str, Any] = {"epoch": 0, "best": None, "best_epoch": -1, "best_score": -np.inf, "history": []}
+    if state_file is not None and state_file.exists():
+        state = torch.load(state_file, map_location=device, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+
+    for epoch in range(state["epoch"], config.max_epochs):
+        if epoch - state["best_epoch"] > config.patience and state["best_epoch"] >= 0:
+            break
+        started = time.perf_counter()
+        # ------------------------------------------------------------ learn
+        _seed(config.seed, fold, epoch + 1)
+        order = train_rows[torch.randperm(len(train_rows))].to(device)
+        model.train()
+        total = torch.zeros((), device=device)
+        for index in order.split(config.batch_size):
+            loss = loss_of(forward(index), targets[index])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            total += loss.detach() * len(index)
+        train_loss = float(total) / len(order)
+        if not np.isfinite(train_loss):
+            raise ValueError(f"fold {fold}: the training loss became {train_loss} in epoch {epoch + 1}; lower the learning rate")
+        # ------------------------------------------------------------ choose
+        outputs = _run(model, forward, val_rows.to(device))  # (n, K)
+        scores = evaluate_windows(task, output_scores(task, outputs), windows.labels[val_rows.numpy()])
+        val_loss = float(loss_of(outputs.to(device), targets[val_rows]))
+        row = {
+            "epoch": epoch + 1,
+            "train_loss": train_loss,
+            "val_loss": val_loss,
+            "val_score": scores[task.metric],
+            "seconds": time.perf_counter() - started,
+        }
+        state["history"].append(row)
+        if scores[task.metric] > state["best_score"]:
+            best = {k: v.detach().clone() for k, v in model.state_dict().items()}
+            state |= {"best": best, "best_epoch": epoch, "best_score": float(scores[task.metric])}
+        state |= {"epoch": epoch + 1, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+        if state_file is not None:
+            _save_state(state, state_file)
+        on_epoch(row)
+
+    model.load_state_dict(state["best"])
+    return Fit(model.eval(), state["best_epoch"], state["history"])
+
+
+def predict(task: Task, model: HeadModel, features: Features, windows: Windows, device: str = "cpu") -> np.ndarray:
+    """Scores of every window: float64 (W, 1) P(violent) for a binary task, (W, K) for a regression."""
+    model = model.to(device).eval()
+    banks = {s: features.banks[s].to(device) for s in model.streams}
+    rows = {s: windows.rows[s].to(device) for s in model.streams}
+    forward = lambda index: model({s: banks[s][rows[s][index]] for s in model.streams})["output"]  # noqa: E731
+    return output_scores(task, _run(model, forward, torch.arange(len(windows), device=device)))
+
+
+def output_scores(task: Task, outputs: Tensor) -> np.ndarray:
+    """Head outputs (n, K) -> scores: softmax probability of the positive class (n, 1), or values in range (n, K)."""
+    if task.kind == "binary":
+        return outputs.double().softmax(dim=1)[:, 1:].numpy()  # (n, 1)
+    return outputs.double().clamp(*task.label_range).numpy()
+
+
+def build_model(task: Task, config: TrainConfig, dims: dict[str, int]) -> HeadModel:
+    """A head and its standardisers, to be fitted or loaded."""
+    head = build_head(config.head, dims, task.outputs, head_config(config.head, **config.head_options))
+    return HeadModel(head, {s: Standardize(d) for s, d in dims.items()})
+
+
+def save_model(model: HeadModel, file: Path) -> None:
+    """Weights and standardisers as safetensors, in one step."""
+    part = file.with_suffix(".part")
+    save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, part)
+    os.replace(part, file)
+
+
+# ------------------------------------------------------------------ parts
+
+
+def _new_model(
+    task: Task, config: TrainConfig, features: Features, windows: Windows, train_rows: Tensor, fold: int
+) -> HeadModel:
+    _seed(config.seed, fold, 0)
+    model = build_model(task, config, features.dims)
+    for stream in model.streams:  # statistics of the training windows' frames, each frame once
+        own = torch.unique(windows.rows[stream][train_rows])
+        model.standardizers[stream].fit(features.banks[stream][own].float())  # type: ignore[operator]
+    return model
+
+
+def _labelled(windows: Windows, which: np.ndarray, purpose: str) -> Tensor:
+    found = np.flatnonzero(which & windows.labelled)
+    if not len(found):
+        raise ValueError(f"no labelled window to {purpose}")
+    return torch.from_numpy(found)
+
+
+def _targets(task: Task, labels: np.ndarray) -> Tensor:
+    if task.kind == "binary":
+        return torch.from_numpy(np.nan_to_num(labels[:, 0], nan=0.0).astype(np.int64))  # (W,), masked never used
+    return torch.from_numpy(labels)  # (W, K)
+
+
+def _loss(task: Task, config: TrainConfig, targets: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    name = config.loss or task.default_loss
+    if name not in task.losses:
+        raise ValueError(f"task {task.name!r} takes the losses {', '.join(task.losses)}, not {name!r}")
+    loss = loss_named(name)
+    if task.kind != "binary" or not config.class_weights:
+        return loss
+    counts = torch.bincount(targets, minlength=task.outputs).clamp_min(1).float()
+    weights = counts.sum() / (task.outputs * counts)  # inverse frequency, mean 1 over windows
+    return lambda outputs, wanted: loss(outputs, wanted, class_weights=weights.to(outputs.device))
+
+
+@torch.inference_mode()
+def _run(model: HeadModel, forward: Callable[[Tensor], Tensor], index: Tensor) -> Tensor:
+    model.eval()
+    return torch.cat([forward(part).float().cpu() for part in index.split(EVAL_BATCH)])  # (n, K)
+
+
+def _seed(seed: int, fold: int, epoch: int) -> None:
+    words = np.random.SeedSequence([seed, fold, epoch]).generate_state(2, np.uint64)
+    torch.manual_seed(int(words[0] >> 1))
+
+
+def _save_state(state: dict[str, Any], file: Path) -> None:
+    part = file.with_suffix(".part")
+    torch.save(state, part)
+    os.replace(part, file)

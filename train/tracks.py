@@ -1,0 +1,147 @@
+"""A task's annotations, matched to the videos of a manifest and laid onto their decoded frames."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from shared.manifest import TABLE_FORMAT, Manifest, Segment, TaskSource, Video
+from train.labels import AlignReport, Track, align, read_labels, segments_to_frames, track_to_video
+from train.tasks import Task, unknown_name
+
+IGNORED_NAMES = (".DS_Store", "Thumbs.db", "desktop.ini")
+
+
+@dataclass
+class LabelReport:
+    """What became of the annotations.
+
+    Attributes:
+        aligned: track -> counts of rows against frames.
+        without_video: annotation files whose video is not in the manifest.
+        without_features: tracks whose video is not in the cache.
+        without_labels: cached videos that no track annotates.
+        digest: sha256 over the labels used, in order; changes when a label file changes.
+    """
+
+    aligned: dict[str, AlignReport] = field(default_factory=dict)
+    without_video: list[str] = field(default_factory=list)
+    without_features: list[str] = field(default_factory=list)
+    without_labels: list[str] = field(default_factory=list)
+    digest: str = ""
+
+    def lines(self) -> list[str]:
+        """Plain sentences for log and report; empty if there is nothing to tell."""
+        reports = list(self.aligned.values())
+        told = []
+        if short := [r.missing for r in reports if r.missing]:
+            told.append(f"{len(short)} tracks have fewer label rows than frames ({sum(short)} frames masked)")
+        if long := [r.extra for r in reports if r.extra]:
+            told.append(f"{len(long)} tracks have more label rows than frames ({sum(long)} rows unused)")
+        if masked := sum(r.invalid for r in reports):
+            told.append(f"{masked} frames carry an invalid or missing label and are masked")
+        for names, what in (
+            (self.without_video, "annotation files have no video in the manifest"),
+            (self.without_features, "annotated videos are not in the cache"),
+            (self.without_labels, "cached videos have no annotation"),
+        ):
+            if names:
+                told.append(f"{len(names)} {what}: {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}")
+        return told
+
+
+def read_tracks(manifest: Manifest, task: Task, num_frames: Mapping[str, int]) -> tuple[list[Track], LabelReport]:
+    """All tracks of a task whose video is cached, with labels aligned to the decoded frames.
+
+    Args:
+        manifest: the data set.
+        task: which labels.
+        num_frames: video id -> F of every cached video.
+
+    Returns:
+        Tracks sorted by name, ``labels`` (F, K), and what was left out.
+
+    Raises:
+        ValueError: the manifest has no labels of this task, or none of them meets a cached video.
+        LabelError: an annotation file is wrong; file and line are named.
+    """
+    if task.name not in manifest.tasks:
+        raise ValueError(
+            f"{manifest.source} has no labels for this task. {unknown_name('task', task.name, manifest.tasks)}"
+            if manifest.tasks
+            else f"{manifest.source} has no labels: add [tasks.{task.name}] or label columns (see data_manifests/README.md)"
+        )
+    source, report = manifest.tasks[task.name], LabelReport()
+    videos = {video.id: video for video in manifest.videos}
+    if source.format == TABLE_FORMAT:
+        tracks = _from_table(source.segments, task, videos, num_frames, report)
+    else:
+        tracks = _from_files(manifest.root, source, videos, num_frames, report)
+    ready = []
+    for track in sorted(tracks, key=lambda t: t.name):
+        labels, report.aligned[track.name] = align(track.labels, num_frames[track.video_id])  # (F, K)
+        ready.append(replace(track, labels=labels))
+    if not ready:
+        raise ValueError(f"no annotation of task {task.name!r} meets a cached video. " + "; ".join(report.lines()))
+    report.without_labels = sorted(set(num_frames) - {t.video_id for t in ready})
+    digest = hashlib.sha256()
+    for track in ready:
+        digest.update(track.name.encode() + b"\x00" + track.labels.tobytes())
+    report.digest = digest.hexdigest()
+    return ready, report
+
+
+def _from_files(
+    root: Path, source: TaskSource, videos: Mapping[str, Video], num_frames: Mapping[str, int], report: LabelReport
+) -> list[Track]:
+    tracks: dict[str, Track] = {}
+    for split, pattern in source.files.items():
+        files = sorted(f for f in root.glob(pattern) if f.name not in IGNORED_NAMES and not f.name.startswith("."))
+        if not files:
+            raise ValueError(f"no annotation file matches {root / pattern} ({split})")
+        for file in files:
+            video_id = track_to_video(file.stem, videos)
+            if video_id is None:
+                report.without_video.append(file.stem)
+                continue
+            if video_id not in num_frames:
+                report.without_features.append(file.stem)
+                continue
+            if file.stem in tracks:
+                raise ValueError(f"track {file.stem!r} is annotated twice: {tracks[file.stem].source} and {file}")
+            video = videos[video_id]
+            labels = read_labels(file, source.format)
+            tracks[file.stem] = Track(file.stem, video_id, video.group, split, video.fold, labels, str(file))
+    return list(tracks.values())
+
+
+def _from_table(
+    segments: Sequence[Segment],
+    task: Task,
+    videos: Mapping[str, Video],
+    num_frames: Mapping[str, int],
+    report: LabelReport,
+) -> list[Track]:
+    by_video: dict[str, list[Segment]] = {}
+    for segment in segments:
+        if not all(np.isnan(v) for v in segment.values):
+            by_video.setdefault(segment.video_id, []).append(segment)
+    tracks = []
+    for video_id, rows in by_video.items():
+        if video_id not in num_frames:
+            report.without_features.append(video_id)
+            continue
+        file, _, _ = rows[0].where.rpartition(":")
+        table = pd.DataFrame(
+            [{"start": r.start, "end": r.end, **dict(zip(task.label_names, r.values, strict=True))} for r in rows],
+            index=[int(r.where.rpartition(":")[2]) - 2 for r in rows],
+        )
+        labels = segments_to_frames(table, task.label_names, num_frames[video_id], file)
+        video = videos[video_id]
+        tracks.append(Track(video_id, video_id, video.group, video.split, video.fold, labels, file))
+    return tracks
