@@ -89,9 +89,7 @@ def run(
         f"preset {preset}, streams {', '.join(wanted)} -> {url}"
     )
     if untrained:
-        err.print(
-            f"note: untrained encoders (random weights) for {', '.join(untrained)}; not a result"
-        )
+        err.print(f"note: untrained encoders (random weights) for {', '.join(untrained)}; not a result")
     if jobs:
         with RunDisplay(err, jobs) as display:
             summary = extract(jobs, store, encoders, ledger, summary, workers=workers, watcher=display)

@@ -362,7 +362,7 @@ def check_name(name: str) -> None:
         raise CacheError(problem)
 
 
-def _attrs(node: zarr.Group) -> dict[str, Any]:
+def _attrs(node: zarr.Group | zarr.Array) -> dict[str, Any]:
     return dict(node.attrs)
 
 

@@ -30,7 +30,9 @@ def checksum(values: np.ndarray) -> str:
     """sha256 of an array's little-endian C-order bytes; of strings, of their UTF-8 bytes with NUL between."""
     if values.dtype.kind in "OTU":
         return hashlib.sha256("\x00".join(values.tolist()).encode("utf-8", errors="surrogatepass")).hexdigest()
-    return hashlib.sha256(np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<"), copy=False).data).hexdigest()
+    return hashlib.sha256(
+        np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<"), copy=False).data
+    ).hexdigest()
 
 
 def make_array(group: zarr.Group, name: str, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: Any) -> zarr.Array:

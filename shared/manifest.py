@@ -3,6 +3,7 @@
     name = "mydata"                      # required: letters, digits, - and _
     root = "../data/mydata"              # where the files are; relative to the manifest (default: its folder)
     layout = "..."                       # free text: which files go where; shown when they are missing
+    note = "rendered data"               # free text, shown wherever scores of this data set appear
 
     [videos]                             # which videos; `glob` or `table`
     glob = ["videos/*.mp4"]              # patterns below root; a folder of numbered images matches as one video
@@ -97,7 +98,17 @@ class TaskSource:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A validated data set. ``source`` is the file it was read from."""
+    """A validated data set.
+
+    Attributes:
+        name: names the cache and the runs.
+        root: folder of the data.
+        videos: sorted by id.
+        tasks: task name -> where its labels are.
+        source: the file or folder it was read from.
+        layout: which files go where, in words.
+        note: shown wherever numbers of this data set appear.
+    """
 
     name: str
     root: Path
@@ -105,6 +116,7 @@ class Manifest:
     tasks: Mapping[str, TaskSource]
     source: Path
     layout: str = ""
+    note: str = ""
 
     def file(self, video: Video) -> Path:
         """The video's file or folder on this machine."""
@@ -181,11 +193,11 @@ def _build(source: Path, raw: Mapping[str, Any], root: str | Path | None, paths:
         raise ManifestError(str(source), problems.lines, hint)
     if not videos:
         raise ManifestError(str(source), [f"[videos]: no video found below {base}"], hint)
-    return Manifest(name, base, tuple(videos), tasks, source, layout)
+    return Manifest(name, base, tuple(videos), tasks, source, layout, str(raw.get("note", "")).strip())
 
 
 def _read_top(raw: Mapping[str, Any], problems: Problems) -> str:
-    problems.unknown_keys("top level", raw, {"name", "root", "layout", "videos", "tasks"})
+    problems.unknown_keys("top level", raw, {"name", "root", "layout", "note", "videos", "tasks"})
     name = raw.get("name")
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
         problems.add("name", f"expected 1 to 64 letters, digits, - or _, found {name!r}")

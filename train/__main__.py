@@ -52,7 +52,9 @@ def cv(
     window_label: Annotated[str | None, typer.Option(help="mean, majority, center, any.")] = None,
     seed: Annotated[int, typer.Option(help="One seed, one result.")] = 0,
     baselines: Annotated[bool, typer.Option(help="Also train each stream alone, on the same folds.")] = True,
-    permute_labels: Annotated[bool, typer.Option(help="Control: shuffle labels across videos; must score chance.")] = False,
+    permute_labels: Annotated[
+        bool, typer.Option(help="Control: shuffle labels across videos; must score chance.")
+    ] = False,
     resume: Annotated[Path | None, typer.Option(help="Go on with this unfinished run folder.")] = None,
     device: Device = "auto",
 ) -> None:
@@ -102,9 +104,7 @@ def predict(
     """Score the videos of a cache with a trained run: mean over the heads of its folds, per frame."""
     from train import commands
 
-    raise typer.Exit(
-        commands.predict(cache, run=run, task=task, runs=runs, output=output, video=video, device=device)
-    )
+    raise typer.Exit(commands.predict(cache, run=run, task=task, runs=runs, output=output, video=video, device=device))
 
 
 @app.command()

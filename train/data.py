@@ -98,7 +98,9 @@ def load_features(cache: FeatureCache, video_ids: Sequence[str], streams: Iterab
     with ThreadPoolExecutor(READ_THREADS) as pool:
         data = dict(zip(video_ids, pool.map(read, video_ids), strict=True))
     plans = {v: window.plan(num_frames) for v, (num_frames, _) in data.items()}
-    banks, rows, recipes = {}, {}, {}
+    banks: dict[str, Tensor] = {}
+    rows: dict[str, dict[str, np.ndarray]] = {}
+    recipes: dict[str, dict[str, Any]] = {}
     for stream in streams:
         parts, rows[stream], offset = [], {}, 0
         for video_id, (_, found) in data.items():
@@ -106,7 +108,9 @@ def load_features(cache: FeatureCache, video_ids: Sequence[str], streams: Iterab
             recipes.setdefault(stream, one.recipe)
             if fingerprint(one.recipe) != fingerprint(recipes[stream]):
                 lines = "\n  ".join(diff_recipes(recipes[stream], one.recipe))
-                raise CacheError(f"stream {stream!r} of {video_id!r} was made by another recipe than the rest:\n  {lines}")
+                raise CacheError(
+                    f"stream {stream!r} of {video_id!r} was made by another recipe than the rest:\n  {lines}"
+                )
             part = one.features.reshape(-1, one.features.shape[-1])  # (rows, D)
             rows[stream][video_id] = one.window_rows(plans[video_id], stream) + offset  # (N, T)
             parts.append(part)
@@ -188,5 +192,7 @@ def window_rule(task: Task, asked: str | None) -> str:
     if task.kind == "regression" and rule in ("majority", "any"):
         raise ValueError(f"window label {rule!r} is for yes/no labels; task {task.name!r} takes mean or center")
     if task.kind == "binary" and rule == "mean":
-        raise ValueError(f"window label 'mean' is for continuous labels; task {task.name!r} takes majority, center or any")
+        raise ValueError(
+            f"window label 'mean' is for continuous labels; task {task.name!r} takes majority, center or any"
+        )
     return rule

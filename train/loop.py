@@ -103,7 +103,9 @@ def fit(
             total += loss.detach() * len(index)
         train_loss = float(total) / len(order)
         if not np.isfinite(train_loss):
-            raise ValueError(f"fold {fold}: the training loss became {train_loss} in epoch {epoch + 1}; lower the learning rate")
+            raise ValueError(
+                f"fold {fold}: the training loss became {train_loss} in epoch {epoch + 1}; lower the learning rate"
+            )
         # ------------------------------------------------------------ choose
         outputs = _run(model, forward, val_rows.to(device))  # (n, K)
         scores = evaluate_windows(task, output_scores(task, outputs), windows.labels[val_rows.numpy()])

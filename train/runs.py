@@ -1,12 +1,12 @@
 """A run is a folder; everything needed to read it again is in it.
 
-    runs/<dataset>-<task>-<time>/
-      config.json           task, training config, folds, feature sizes, recipes, label digest, versions, seed
-      metrics.json          scores; first keys: task, metric, value, folds, interval, baselines
-      predictions.parquet   per frame: track, video, frame, label, score, fold
-      checkpoints/          fold<k>.safetensors and fold<k>.json (history) per fold
-      tensorboard/          curves
-      report.html           the run as a page
+runs/<dataset>-<task>-<time>/
+  config.json           task, training config, folds, feature sizes, recipes, label digest, versions, seed
+  metrics.json          scores; first keys: task, metric, value, folds, interval, baselines
+  predictions.parquet   per frame: track, video, frame, label, score, fold
+  checkpoints/          fold<k>.safetensors and fold<k>.json (history) per fold
+  tensorboard/          curves
+  report.html           the run as a page
 """
 
 from __future__ import annotations
@@ -121,7 +121,9 @@ def open_run(path: Path) -> Run:
     """
     file = path / "config.json"
     if not file.is_file():
-        raise RunError(f"{path} is not a run folder (no config.json); runs are made by: python -m train cv DATASET --task TASK")
+        raise RunError(
+            f"{path} is not a run folder (no config.json); runs are made by: python -m train cv DATASET --task TASK"
+        )
     config = read_json(file)
     if config.get("format_version") != FORMAT_VERSION:
         raise RunError(f"{path} has run format {config.get('format_version')!r}, this version reads {FORMAT_VERSION}")
@@ -140,7 +142,9 @@ def latest_run(root: Path, task: str | None = None) -> Run:
         if task is None or run.config["task"] == task:
             return run
     wanted = f" of task {task!r}" if task else ""
-    raise RunError(f"no finished run{wanted} below {root}; train one first: python -m train cv DATASET --task {task or 'TASK'}")
+    raise RunError(
+        f"no finished run{wanted} below {root}; train one first: python -m train cv DATASET --task {task or 'TASK'}"
+    )
 
 
 def read_json(file: Path) -> dict[str, Any]:

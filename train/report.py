@@ -1,0 +1,182 @@
+"""A run as one self-contained page: scores, curves, errors, and a few videos frame by frame."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import matplotlib
+
+matplotlib.use("Agg")  # before pyplot: no display is needed, and none may be opened
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from train.runs import Run, read_json
+from train.show import SCORE_NAMES
+from train.tasks import Task
+
+NUM_VIDEOS = 4
+NUM_CAPTIONS = 6
+TRUTH, PREDICTED, ALERT = "#6b7280", "#2563eb", "#dc2626"
+COLORS = ("#2563eb", "#d97706", "#059669", "#7c3aed", "#dc2626")
+Captions = Mapping[str, Sequence[tuple[int, str]]]
+
+
+def write_report(run: Run, captions: Captions) -> Path:
+    """Write ``report.html`` of a finished run.
+
+    Args:
+        run: with metrics.json, predictions.parquet and the folds' histories.
+        captions: video id -> [(frame, caption)], for the timelines.
+
+    Returns:
+        The page.
+    """
+    task, metrics = run.task, run.metrics
+    table = pd.read_parquet(run.path / "predictions.parquet")
+    histories = [read_json(f) for f in sorted((run.path / "checkpoints").glob("fold*.json"), key=_fold_number)]
+    # Everything from outside (captions, names, paths) is escaped.
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("train", "."), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    page = environment.get_template("report.html.jinja").render(
+        run=run.path.name,
+        config=run.config,
+        task=task,
+        metrics=metrics,
+        score_names=SCORE_NAMES,
+        curves=_svg(_curves(histories, metrics["metric"])),
+        errors=_svg(_confusion(table) if task.kind == "binary" else _scatter(table, task)),
+        timelines=[_timeline(table, task, video, captions.get(video, ())) for video in _telling_videos(table, task)],
+    )
+    file = run.path / "report.html"
+    part = file.with_suffix(".part")
+    part.write_text(page, encoding="utf-8")
+    os.replace(part, file)
+    return file
+
+
+# ------------------------------------------------------------------ pictures
+
+
+def _curves(histories: Sequence[Mapping[str, Any]], metric: str) -> Figure:
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 2.8), layout="constrained")
+    for k, fold in enumerate(histories):
+        rows, color = pd.DataFrame(fold["history"]), COLORS[k % len(COLORS)]
+        left.plot(rows["epoch"], rows["train_loss"], color=color, lw=1.4)
+        left.plot(rows["epoch"], rows["val_loss"], color=color, lw=1.2, ls=":")
+        right.plot(rows["epoch"], rows["val_score"], color=color, lw=1.4, label=f"fold {k + 1}")
+        best = fold["best_epoch"]
+        right.plot(rows["epoch"][best], rows["val_score"][best], "o", color=color, ms=5)
+    left.set(xlabel="epoch", title="loss: training (solid), validation (dotted)")
+    right.set(xlabel="epoch", title=f"validation {SCORE_NAMES[metric]}; dot: epoch kept")
+    right.legend(fontsize=7, ncols=2, frameon=False)
+    for axes in (left, right):
+        _plain(axes)
+    return figure
+
+
+def _confusion(table: pd.DataFrame) -> Figure:
+    known = table[table["label"].notna() & table["score"].notna()]
+    truth, found = known["label"].to_numpy() > 0.5, known["score"].to_numpy() > 0.5
+    counts = np.array([[np.sum((truth == t) & (found == f)) for f in (False, True)] for t in (False, True)])
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    figure, axes = plt.subplots(figsize=(3.8, 3.2), layout="constrained")
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for (i, j), value in np.ndenumerate(counts):
+        color = "white" if share[i, j] > 0.5 else "black"
+        axes.text(j, i, f"{share[i, j]:.0%}\n{value:,} frames", ha="center", va="center", color=color, fontsize=9)
+    names = ["non-violent", "violent"]
+    axes.set(xticks=[0, 1], yticks=[0, 1], xticklabels=names, yticklabels=names, xlabel="predicted", ylabel="truth")
+    axes.set_title("frames, share of each truth row", fontsize=9)
+    return figure
+
+
+def _scatter(table: pd.DataFrame, task: Task) -> Figure:
+    figure, panels = plt.subplots(1, len(task.label_names), figsize=(7, 3.4), layout="constrained")
+    for axes, name in zip(panels, task.label_names, strict=True):
+        known = table[table[f"label_{name}"].notna() & table[f"score_{name}"].notna()]
+        axes.hexbin(
+            known[f"label_{name}"],
+            known[f"score_{name}"],
+            gridsize=40,
+            extent=(-1, 1, -1, 1),
+            cmap="Blues",
+            bins="log",
+            mincnt=1,
+        )
+        axes.plot([-1, 1], [-1, 1], color=TRUTH, lw=1, ls="--")
+        axes.set(xlim=(-1, 1), ylim=(-1, 1), xlabel="truth", ylabel="predicted", title=f"{name}, per frame")
+        axes.set_aspect("equal")
+        _plain(axes)
+    return figure
+
+
+def _timeline(table: pd.DataFrame, task: Task, video: str, captions: Sequence[tuple[int, str]]) -> dict[str, Any]:
+    part = table[table["video"] == video]
+    part = part[part["track"] == part["track"].iloc[0]]
+    names = ("",) if task.kind == "binary" else tuple(f"_{n}" for n in task.label_names)
+    figure, panels = plt.subplots(
+        len(names), 1, figsize=(9, 1.7 * len(names) + 0.3), sharex=True, squeeze=False, layout="constrained"
+    )
+    for axes, name in zip(panels[:, 0], names, strict=True):
+        frame, truth, score = part["frame"], part[f"label{name}"].to_numpy(), part[f"score{name}"].to_numpy()
+        if task.kind == "binary":
+            axes.fill_between(frame, 0, 1, where=truth > 0.5, color=ALERT, alpha=0.18, lw=0, step="mid")
+            axes.axhline(0.5, color=TRUTH, lw=0.8, ls=":")
+            axes.set(ylim=(0, 1), ylabel="P(violent)")
+        else:
+            axes.plot(frame, truth, color=TRUTH, lw=1.6)
+            axes.set(ylim=(-1, 1), ylabel=name[1:])
+        axes.plot(frame, score, color=PREDICTED, lw=1.6)
+        axes.set_xlim(0, max(1, len(part) - 1))
+        _plain(axes)
+    panels[-1, 0].set_xlabel("frame")
+    picks = _spread(len(captions), NUM_CAPTIONS)
+    return {
+        "video": video,
+        "fold": int(part["fold"].iloc[0]) + 1,
+        "svg": _svg(figure),
+        "captions": [captions[i] for i in picks],
+    }
+
+
+def _telling_videos(table: pd.DataFrame, task: Task) -> list[str]:
+    """The best, the worst and two middling videos, by mean absolute error, so that the page does not flatter."""
+    names = [""] if task.kind == "binary" else [f"_{n}" for n in task.label_names]
+    errors = pd.concat([(table[f"label{n}"] - table[f"score{n}"]).abs() for n in names], axis=1).mean(axis=1)
+    ranked = errors.groupby(table["video"]).mean().dropna().sort_values()
+    return [str(ranked.index[i]) for i in _spread(len(ranked), NUM_VIDEOS)]
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """At most ``most`` evenly spaced positions out of ``count``, both ends included."""
+    return sorted({round(i) for i in np.linspace(0, count - 1, most)}) if count else []
+
+
+def _plain(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)
+    axes.title.set_fontsize(9)
+    axes.xaxis.label.set_fontsize(8)
+    axes.yaxis.label.set_fontsize(8)
+
+
+def _svg(figure: Figure) -> str:
+    """The figure as a data URL; an <img> keeps the ids inside several SVGs from clashing."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg")
+    plt.close(figure)
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+_fold_number: Callable[[Path], int] = lambda file: int(file.stem.removeprefix("fold"))  # noqa: E731

@@ -1,0 +1,131 @@
+"""What training looks like in a terminal: progress, the paper's table, predictions in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from train.tasks import Task
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from train.runs import Run
+
+SCORE_NAMES: Mapping[str, str] = {
+    "macro_f1": "macro F1",
+    "f1_violent": "F1 violent",
+    "f1_nonviolent": "F1 non-violent",
+    "accuracy": "accuracy",
+    "ccc_mean": "mean CCC",
+    "ccc_valence": "CCC valence",
+    "ccc_arousal": "CCC arousal",
+}
+MIN_SEGMENT_S = 0.2
+
+
+class CvDisplay:
+    """Progress of one head's folds."""
+
+    def __init__(self, console: Console, head: str, folds: np.ndarray, max_epochs: int) -> None:
+        self._console, self._head, self._max = console, head, max_epochs
+        self._folds = sorted({int(f) for f in folds if f >= 0})
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn(f"{head:>10}"),
+            TextColumn("fold {task.fields[fold]}"),
+            BarColumn(),
+            TextColumn("epoch {task.fields[epoch]}"),
+            TextColumn("validation {task.fields[score]:.3f}, best {task.fields[best]:.3f}"),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        total = len(self._folds) * max_epochs
+        self._task: TaskID = self._progress.add_task("cv", total=total, fold="-", epoch=0, score=0.0, best=0.0)
+        self._best: dict[int, float] = {}
+        self._epochs: dict[int, int] = {}
+
+    def __enter__(self) -> CvDisplay:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        self._progress.stop()
+        if self._best and exc[0] is None:
+            mean = np.mean(list(self._best.values()))
+            epochs = ", ".join(str(e) for e in self._epochs.values())
+            self._console.print(f"{self._head}: epochs {epochs}; best validation score {mean:.3f} (mean of folds)")
+
+    def epoch(self, fold: int, row: Mapping[str, float]) -> None:
+        """One epoch of one fold has ended."""
+        self._best[fold] = max(self._best.get(fold, -np.inf), row["val_score"])
+        self._epochs[fold] = int(row["epoch"])
+        self._progress.update(
+            self._task,
+            completed=self._folds.index(fold) * self._max + row["epoch"],
+            fold=f"{self._folds.index(fold) + 1}/{len(self._folds)}",
+            epoch=int(row["epoch"]),
+            score=row["val_score"],
+            best=self._best[fold],
+        )
+
+
+def print_cv(console: Console, task: Task, metrics: Mapping[str, Any]) -> None:
+    """The paper's table (one column per fold, mean and std), then the pooled official scores and the baselines."""
+    name = SCORE_NAMES[metrics["metric"]]
+    console.print(f"\n{task.name}, head {metrics['head']}: {name} on unseen groups, per fold")
+    num = len(metrics["folds"])
+    table = Table("", *[f"fold {i + 1}" for i in range(num)], "mean", "std", box=None, pad_edge=False)
+    for label, part in (("frames", metrics), ("windows", metrics["windows"])):
+        table.add_row(label, *[f"{v:.4f}" for v in part["folds"]], f"{part['mean']:.4f}", f"{part['std']:.4f}")
+    console.print(table)
+    console.print(
+        f"\nall folds pooled: {metrics['num_frames']} frames of {metrics['num_videos']} videos, "
+        f"coverage {metrics['coverage']:.1%}"
+    )
+    table = Table("score", "value", "95 % interval (videos)", box=None, pad_edge=False)
+    for key, value in metrics["scores"].items():
+        low, high = metrics["intervals"][key]
+        table.add_row(SCORE_NAMES[key], f"{value:.4f}", f"{low:.3f} to {high:.3f}")
+    for key, value in metrics["baselines"].items():
+        words = "constant prediction" if key == "constant" else f"{key} stream alone"
+        table.add_row(f"{name}, {words}", f"{value:.4f}", "")
+    console.print(table)
+    for note in metrics["notes"]:
+        console.print(f"note: {note}")
+
+
+def print_predictions(console: Console, run: Run, table: pd.DataFrame, untrained: list[str]) -> None:
+    """Per video: what was found, in words."""
+    console.print(f"scored by {run.path.name} (task {run.task.name}, trained on {run.config['dataset']})")
+    for name, part in table.groupby("video", sort=True):
+        times = part["time_s"].to_numpy()
+        head = f"{name}: {len(part)} frames, {times[-1] - times[0]:.1f} s"
+        if run.task.kind == "binary":
+            score = part["score"].to_numpy()
+            spans = _segments(score > 0.5, times)
+            shown = ", ".join(f"{a:.1f}-{b:.1f} s" for a, b in spans[:8]) + (" ..." if len(spans) > 8 else "")
+            console.print(f"{head}; violent in {(score > 0.5).mean():.0%} of frames" + (f": {shown}" if spans else ""))
+        else:
+            values = [part[f"score_{n}"].to_numpy() for n in run.task.label_names]
+            words = [
+                f"{n} {v.mean():+.2f} ({v.min():+.2f} to {v.max():+.2f})"
+                for n, v in zip(run.task.label_names, values, strict=True)
+            ]
+            console.print(f"{head}; mean {', '.join(words)}")
+    if untrained:
+        console.print(f"note: untrained encoders ({', '.join(untrained)}): these numbers mean nothing on real video")
+
+
+def _segments(mask: np.ndarray, times: np.ndarray) -> list[tuple[float, float]]:
+    """Runs of True as (first time, last time)."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(np.int8), [0]])))
+    spans = [(float(times[a]), float(times[b - 1])) for a, b in edges.reshape(-1, 2)]
+    return [s for s in spans if s[1] - s[0] >= MIN_SEGMENT_S] or spans
