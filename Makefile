@@ -1,0 +1,68 @@
+# crossgru: encode video once, train heads many times. `make help` lists the targets.
+
+PYTHON  ?= python3
+VENV    ?= .venv
+DATASET ?= demo
+TASK    ?= violence
+PRESET  ?= $(if $(filter demo,$(DATASET)),tiny,base)
+ROOT    ?=
+CACHE   ?=
+ARGS    ?=
+
+PY    := $(VENV)/bin/python
+READY := $(VENV)/.ready
+where := $(if $(ROOT),--root "$(ROOT)") $(if $(CACHE),--cache "$(CACHE)")
+
+.PHONY: help setup demo extract train predict report status test check bench clean
+.DEFAULT_GOAL := help
+
+help: ## show this list
+	@echo "crossgru: frozen video encoders once, GRU + cross-attention heads in minutes"; echo
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo; echo "  Options: DATASET=demo|dvd|affwild2|PATH.toml|PATH.csv|FOLDER   TASK=violence|va   PRESET=tiny|base|large"
+	@echo "           ROOT=folder of the data   CACHE=path or URL   ARGS='further options, see python -m extract run --help'"
+
+setup: $(READY) ## create .venv and install everything (versions from constraints.txt)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "crossgru needs Python 3.11 or newer, '$(PYTHON)' is $$($(PYTHON) --version 2>&1); try make PYTHON=python3.12 ..."; exit 2; }
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(READY) ## render the demo videos, extract, train both tasks, write reports (no GPU, no download)
+	$(PY) -m extract run demo --preset tiny
+	$(PY) -m train cv demo --task violence
+	$(PY) -m train cv demo --task va
+
+extract: $(READY) ## run the encoders over DATASET once; resumes where it stopped
+	$(PY) -m extract run "$(DATASET)" --preset $(PRESET) $(where) $(ARGS)
+
+train: $(READY) ## cross-validate a head on the cache of DATASET for TASK
+	$(PY) -m train cv "$(DATASET)" --task $(TASK) $(where) $(ARGS)
+
+predict: $(READY) ## score VIDEO=clip.mp4 with the latest run of TASK trained on DATASET
+	@test -n "$(VIDEO)" || { echo "usage: make predict VIDEO=clip.mp4 [DATASET=demo] [TASK=violence]"; exit 2; }
+	$(PY) -m extract run "$(VIDEO)" --like "$(if $(CACHE),$(CACHE),$(DATASET))"
+	$(PY) -m train predict "$(VIDEO)" --trained-on "$(DATASET)" --task $(TASK) $(ARGS)
+
+report: $(READY) ## write report.html of the latest run again (RUN=runs/... for another)
+	$(PY) -m train report $(if $(RUN),--run "$(RUN)")
+
+status: $(READY) ## what is extracted of DATASET, what failed and why
+	$(PY) -m extract status "$(DATASET)" $(where)
+
+test: $(READY) ## run the test suite
+	OMP_NUM_THREADS=1 $(PY) -m pytest $(ARGS)
+
+check: $(READY) ## lint, types and tests
+	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
+	OMP_NUM_THREADS=1 $(PY) -m pytest
+
+bench: $(READY) ## run the benchmarks; each prints one table
+	@for script in benchmarks/*.py; do echo "== $$script"; $(PY) $$script || exit 1; done
+
+clean: ## remove caches of tools (keeps .venv, data/, caches/ and runs/)
+	rm -rf .pytest_cache .ruff_cache .mypy_cache build *.egg-info
+	find extract train shared tests benchmarks -name __pycache__ -type d -exec rm -rf {} +
