@@ -13,6 +13,7 @@ Promises:
   * A stream is never mixed: asking for another recipe than the cached one raises ``RecipeMismatch`` with the diff.
   * Values are finite float16; a NaN, an infinity or a float16 overflow is refused when it is written.
   * Chunks carry a CRC-32C, arrays a sha256. A lost chunk reads as NaN (features) and is refused, never as zeros.
+  * Metadata that is damaged is refused by readers (``CacheError``) and redone by writers, as unfinished streams are.
   * Everything is readable with plain ``zarr.open``. Local paths and fsspec URLs (s3://, gs://, memory://) both work.
 
 Axes: F frames of a video, N windows, T samples in a window, U unique frames, D feature size.
@@ -21,96 +22,35 @@ Axes: F frames of a video, N windows, T samples in a window, U unique frames, D 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import zarr
-from zarr.errors import GroupNotFoundError
 
-from shared.cache_arrays import CacheError, StreamWriter, checksum, read_array, write_array
+from shared.cache_arrays import StreamWriter, read_array, write_array
+from shared.cache_nodes import (
+    MEND,
+    Attrs,
+    CacheError,
+    Damaged,
+    child_groups,
+    delete,
+    get_groups,
+    headless_groups,
+    put_group,
+)
+from shared.cache_open import empty_store, open_root
+from shared.cache_types import StreamData, VideoInfo
+from shared.cache_verify import attributes_digest, verify_video
 from shared.names import name_problem
 from shared.recipe import Recipe, RecipeMismatch, diff_recipes, fingerprint
-from shared.windows import WindowPlan, WindowSpec
+from shared.windows import WindowSpec
 
 FORMAT = "crossgru-cache"
 FORMAT_VERSION = 1
 
 __all__ = ["CacheError", "FeatureCache", "RecipeMismatch", "StreamData", "VideoInfo"]
-
-
-@dataclass(frozen=True)
-class VideoInfo:
-    """What is known of a video once it has been decoded.
-
-    Attributes:
-        source: {"path": relative posix path, "bytes": size, "sha256": hex digest}.
-        fps: average frame rate, or 0.0 if the container does not say.
-        num_frames: F, frames that were decoded (not what a header promised).
-        width, height: displayed size in pixels, after rotation.
-        rotation: degrees clockwise that were applied for display: 0, 90, 180 or 270.
-        decoder: name, version and codec.
-        pts: float64 (F,), presentation time of every frame in seconds.
-        missing_frames: frames of a frame folder without a file; they show the nearest earlier picture.
-    """
-
-    source: Mapping[str, Any]
-    fps: float
-    num_frames: int
-    width: int
-    height: int
-    rotation: int
-    decoder: str
-    pts: np.ndarray = field(repr=False)
-    missing_frames: int = 0
-
-    def attrs(self) -> dict[str, Any]:
-        """The JSON part, as stored in the video group."""
-        names = ("fps", "num_frames", "width", "height", "rotation", "decoder", "missing_frames")
-        return {"source": dict(self.source), **{name: getattr(self, name) for name in names}}
-
-
-@dataclass(frozen=True)
-class StreamData:
-    """One cached stream of one video, in memory.
-
-    Attributes:
-        features: float16 (N, T, D) for kind "window", (U, D) for kind "timeline".
-        frames: int32 (U,) for a timeline stream, else None.
-        captions: U strings for a text stream, else None.
-    """
-
-    kind: str
-    recipe: dict[str, Any]
-    features: np.ndarray
-    frames: np.ndarray | None = None
-    captions: list[str] | None = None
-
-    def window_rows(self, plan: WindowPlan, stream: str) -> np.ndarray:
-        """Rows of ``features`` (timeline) or of ``features.reshape(N * T, D)`` (window): int64 (N, T).
-
-        Raises:
-            CacheError: the plan needs windows or frames that were not extracted.
-        """
-        wanted = plan.frames[stream]  # (N, T)
-        if self.kind == "window":
-            if wanted.shape != self.features.shape[:2]:
-                raise CacheError(
-                    f"stream {stream!r} is cached as {self.features.shape[0]} windows of {self.features.shape[1]} "
-                    f"samples, the window asked for needs {wanted.shape[0]} of {wanted.shape[1]}; extract it again"
-                )
-            return np.arange(wanted.size, dtype=np.int64).reshape(wanted.shape)
-        assert self.frames is not None
-        rows = np.searchsorted(self.frames, wanted)
-        found = self.frames[np.minimum(rows, len(self.frames) - 1)] == wanted
-        if not found.all():
-            lost = np.unique(wanted[~found])
-            raise CacheError(
-                f"stream {stream!r} lacks {len(lost)} of the frames that the window needs (first: {lost[0]}); "
-                "extract again with that window"
-            )
-        return rows
 
 
 class FeatureCache:
@@ -120,6 +60,7 @@ class FeatureCache:
         self.url = url
         self._root = root
         self._videos: zarr.Group = root["videos"]  # type: ignore[assignment]
+        self._store = root.store
 
     # ------------------------------------------------------------------ open
 
@@ -133,10 +74,14 @@ class FeatureCache:
         """
         url = str(url)
         wanted: dict[str, Any] = {"dataset": dataset, "window": window.to_dict()}
-        if not _exists(url):
-            root = zarr.open_group(url, mode="a", zarr_format=3)
-            root.require_group("videos")
-            root.attrs.put({"format": FORMAT, "format_version": FORMAT_VERSION, **wanted})
+        root = open_root(url, "r")
+        if root is None or not root.attrs:
+            store = empty_store(url)
+            put_group(store, "videos", {})
+            # Last, and in one write that does not replace: the cache is there whole or not at all, and of two
+            # processes that make it at once one wins.
+            marks = {"format": FORMAT, "format_version": FORMAT_VERSION, **wanted}
+            put_group(store, "", marks, exclusive=root is None)
         cache = cls._open(url, "r+")
         found = {"dataset": cache.dataset, "window": cache.window.to_dict()}
         if lines := diff_recipes(found, wanted):
@@ -157,13 +102,10 @@ class FeatureCache:
 
     @classmethod
     def _open(cls, url: str, mode: Literal["r", "r+"]) -> FeatureCache:
-        try:
-            root = zarr.open_group(url, mode=mode, zarr_format=3)
-        except (FileNotFoundError, GroupNotFoundError):
-            raise CacheError(
-                f"no feature cache at {url}; make it with: python -m extract run DATASET --cache {url}"
-            ) from None
-        attrs = _attrs(root)
+        root = open_root(url, mode)
+        if root is None:
+            raise CacheError(f"no feature cache at {url}; make it with: python -m extract run DATASET --cache {url}")
+        attrs = dict(root.attrs)
         if attrs.get("format") != FORMAT:
             raise CacheError(
                 f"{url} is a Zarr store, but not a crossgru cache (attribute format={attrs.get('format')!r})"
@@ -173,7 +115,15 @@ class FeatureCache:
                 f"{url} has cache format version {attrs.get('format_version')!r}, this version of crossgru reads "
                 f"{FORMAT_VERSION}; use the crossgru version that wrote it or extract into a new cache"
             )
-        return cls(url, root)
+        try:
+            cache = cls(url, root)
+            WindowSpec.from_dict(attrs["window"])  # type: ignore[arg-type]
+            attrs["dataset"]
+        except Exception as error:  # whatever damaged JSON leads to, in zarr or in WindowSpec
+            raise CacheError(
+                f"{url}: damaged (zarr.json of the cache itself: {error}); extract into a new one"
+            ) from None
+        return cache
 
     @property
     def dataset(self) -> str:
@@ -183,54 +133,65 @@ class FeatureCache:
     @property
     def window(self) -> WindowSpec:
         """The windows whose frames were extracted."""
-        return WindowSpec.from_dict(_attrs(self._root)["window"])
+        return WindowSpec.from_dict(self._root.attrs["window"])  # type: ignore[arg-type]
 
     # ------------------------------------------------------------------ read
 
     def video_ids(self) -> list[str]:
-        """Ids of all videos with at least one complete stream, sorted."""
-        return sorted(v for v, _ in self._videos.groups() if self.streams(v))
+        """Ids of all videos with at least one complete stream, sorted.
+
+        Raises:
+            CacheError: metadata of a video or stream is damaged.
+        """
+        (videos,) = child_groups(self._store, ["videos"])
+        streams = child_groups(self._store, [f"videos/{v}" for v in videos], skip=["pts"])
+        return sorted(v for (v, node), found in zip(videos.items(), streams, strict=True) if _complete(v, node, found))
 
     def info(self, video_id: str) -> VideoInfo | None:
-        """What is stored of a video, or None if it was never decoded to the end."""
-        group = self._group(video_id)
-        attrs = _attrs(group) if group is not None else {}
-        if group is None or "num_frames" not in attrs:
+        """What is stored of a video, or None if it was never decoded to the end.
+
+        Raises:
+            CacheError: it is damaged.
+        """
+        (node,) = self._nodes(video_id)
+        if isinstance(node, Damaged):
+            raise node.error()
+        if node is None or "num_frames" not in node:
             return None
-        attrs.pop("checksums", None)
-        pts = read_array(group, "pts", f"{video_id}/pts")
-        return VideoInfo(pts=pts, **attrs)
+        pts = read_array(self._videos, f"{video_id}/pts", f"{video_id}/pts")
+        try:
+            info = VideoInfo(pts=pts, **{k: v for k, v in node.items() if k != "checksums"})
+        except TypeError:
+            raise Damaged(video_id).error() from None
+        if len(pts) != info.num_frames:
+            raise CacheError(f"{video_id}/pts: {len(pts)} rows for {info.num_frames} frames; {MEND}")
+        return info
 
     def streams(self, video_id: str) -> dict[str, dict[str, Any]]:
-        """Complete streams of a video: name -> recipe."""
-        group = self._group(video_id)
-        if group is None or "num_frames" not in group.attrs:
+        """Complete streams of a video: name -> recipe.
+
+        Raises:
+            CacheError: metadata of the video or of one of its streams is damaged.
+        """
+        (node,) = self._nodes(video_id)
+        if node is None:
             return {}
-        found = {}
-        for name, stream in group.groups():
-            attrs = _attrs(stream)
-            if attrs.get("complete") is True:
-                found[name] = attrs["recipe"]
-        return dict(sorted(found.items()))
+        (found,) = child_groups(self._store, [f"videos/{video_id}"], skip=["pts"])
+        return {name: attrs["recipe"] for name, attrs in _complete(video_id, node, found).items()}
 
     def has(self, video_id: str, stream: str, recipe: Recipe | None = None) -> bool:
         """Whether a stream is complete.
 
         Raises:
             RecipeMismatch: it is complete, but was made by another recipe than the one asked for.
+            CacheError: its metadata is damaged. A cache open for writing says False instead: it is to be redone.
         """
-        group = self._group(video_id, stream)
-        if group is None or group.attrs.get("complete") is not True:
+        try:
+            return self._marks(video_id, stream, recipe) is not None
+        except CacheError:
+            if self._root.read_only or name_problem(video_id) or name_problem(stream):
+                raise
             return False
-        cached = _attrs(group)["recipe"]
-        if recipe is not None and fingerprint(cached) != fingerprint(recipe):
-            lines = "\n  ".join(diff_recipes(cached, recipe))
-            raise RecipeMismatch(
-                f"stream {stream!r} of {self.url} (first seen on video {video_id!r}) was made by another recipe:\n"
-                f"  {lines}\n"
-                f"Either keep both: give another cache (--cache NEW.zarr); or replace it: --overwrite {stream}."
-            )
-        return True
 
     def read(self, video_id: str, stream: str, recipe: Recipe | None = None) -> StreamData:
         """One complete stream; with ``recipe``, only if it was made by it.
@@ -239,28 +200,31 @@ class FeatureCache:
             CacheError: the stream is absent, unfinished or damaged.
             RecipeMismatch: it was made by another recipe.
         """
-        if not self.has(video_id, stream, recipe):
+        marks = self._marks(video_id, stream, recipe)
+        if marks is None:
             raise CacheError(f"{self.url} has no complete stream {stream!r} for video {video_id!r}")
-        group = self._group(video_id, stream)
-        assert group is not None
-        attrs = _attrs(group)
         where = f"{video_id}/{stream}"
-        features = read_array(group, "features", f"{where}/features")
-        frames = read_array(group, "frames", f"{where}/frames") if "frames" in group else None
-        captions = read_array(group, "captions", f"{where}/captions").tolist() if "captions" in group else None
-        return StreamData(str(attrs["kind"]), attrs["recipe"], features, frames, captions)
+        arrays = {n: read_array(self._videos, f"{where}/{n}", f"{where}/{n}") for n in sorted(marks["checksums"])}
+        features, frames, captions = (arrays.get(n) for n in ("features", "frames", "captions"))
+        num_axes = {"window": 3, "timeline": 2}.get(marks.get("kind", ""))
+        if (
+            features is None
+            or (len(features) and features.ndim != num_axes)
+            or len({len(a) for a in arrays.values()}) > 1
+        ):
+            raise CacheError(f"{where}: damaged (its arrays do not fit each other); {MEND}")
+        return StreamData(
+            marks["kind"], marks["recipe"], features, frames, None if captions is None else captions.tolist()
+        )
 
     # ------------------------------------------------------------------ write
 
     def writer(self, video_id: str, stream: str, *, kind: str, recipe: Recipe) -> StreamWriter:
         """Begin a stream. What was there of it (unfinished, or complete and to be replaced) is removed."""
-        check_name(video_id)
-        check_name(stream)
-        group = self._videos.require_group(video_id)
-        if stream in group:
-            self._unmark(group[stream])
-            del group[stream]
-        return StreamWriter(group, stream, kind=kind, recipe=recipe, where=f"{video_id}/{stream}")
+        self._begin(video_id)
+        self._remove(video_id, stream)
+        video: Any = self._videos[video_id]
+        return StreamWriter(video, stream, kind=kind, recipe=recipe, where=f"{video_id}/{stream}")
 
     def write_info(self, video_id: str, info: VideoInfo) -> None:
         """Store what was learned by decoding; call it before the first ``finish`` of the video's streams.
@@ -268,88 +232,99 @@ class FeatureCache:
         Raises:
             CacheError: the cache has streams of this video made from another file or another frame count.
         """
-        check_name(video_id)
-        old = self.info(video_id)
-        if old is not None and self.streams(video_id):
+        old = self._begin(video_id)
+        if "num_frames" in old and self._finished(video_id):
             for name in ("bytes", "sha256"):
-                if old.source.get(name) != info.source.get(name):
+                before = old.get("source", {}).get(name)
+                if before != info.source.get(name):
                     raise CacheError(
                         f"video {video_id!r}: the file changed since its other streams were extracted ({name} was "
-                        f"{old.source.get(name)}, is {info.source.get(name)}); extract all again: --overwrite all"
+                        f"{before}, is {info.source.get(name)}); extract all again: --overwrite all"
                     )
-            if old.num_frames != info.num_frames:
+            if old["num_frames"] != info.num_frames:
                 raise CacheError(
                     f"video {video_id!r}: decoded {info.num_frames} frames, the cached streams were made from "
-                    f"{old.num_frames}; extract all streams again with --overwrite all"
+                    f"{old['num_frames']}; extract all streams again with --overwrite all"
                 )
             return
-        group = self._videos.require_group(video_id)
-        digest = write_array(group, "pts", np.asarray(info.pts, dtype=np.float64))
-        group.attrs.put({**info.attrs(), "checksums": {"pts": digest}})
+        video: Any = self._videos[video_id]
+        checks = {
+            "pts": write_array(video, "pts", np.asarray(info.pts, dtype=np.float64)),
+            "attributes": attributes_digest(info.attrs()),
+        }
+        put_group(self._store, f"videos/{video_id}", {**info.attrs(), "checksums": checks})
 
     def abandon(self, video_id: str) -> None:
         """Remove every unfinished stream of a video, and the video itself if nothing of it is left."""
-        group = self._group(video_id)
-        if group is None:
+        (node,) = self._nodes(video_id)
+        finished = set() if node is None else self._finished(video_id)
+        if not finished:
+            delete(self._store, f"videos/{video_id}")
             return
-        for name, stream in list(group.groups()):
-            if stream.attrs.get("complete") is not True:
-                del group[name]
-        if not self.streams(video_id):
-            del self._videos[video_id]
+        (found,) = child_groups(self._store, [f"videos/{video_id}"], skip=["pts"])
+        for name in found.keys() - finished:
+            delete(self._store, f"videos/{video_id}/{name}")
 
     def drop(self, video_id: str, streams: Iterable[str]) -> None:
         """Remove complete streams, to be extracted again."""
-        group = self._group(video_id)
         for name in streams:
-            if group is not None and name in group:
-                self._unmark(group[name])
-                del group[name]
+            self._remove(video_id, name)
 
     # ------------------------------------------------------------------ verify
 
     def verify(self, video_id: str) -> list[str]:
         """Recompute every checksum of a video; one line per problem, empty if all is well."""
-        problems: list[str] = []
-        group = self._group(video_id)
-        if group is None or "num_frames" not in group.attrs:
-            return [f"{video_id}: unfinished video group (it will be redone by the next extract run)"]
-        attrs = _attrs(group)
-        problems += _verify_array(group, "pts", attrs.get("checksums", {}), video_id)
-        if not problems and (rows := group["pts"].shape[0]) != attrs["num_frames"]:  # type: ignore[union-attr]
-            problems.append(f"{video_id}/pts: {rows} rows for {attrs['num_frames']} frames")
-        for name, stream in group.groups():
-            where, marks = f"{video_id}/{name}", _attrs(stream)
-            if marks.get("complete") is not True:
-                problems.append(f"{where}: unfinished stream (it will be redone by the next extract run)")
-                continue
-            if fingerprint(marks["recipe"]) != marks.get("fingerprint"):
-                problems.append(f"{where}: the recipe does not match its fingerprint")
-            checks = marks.get("checksums", {})
-            for array in checks:
-                problems += _verify_array(stream, array, checks, where)
-        return problems
+        check_name(video_id)
+        return verify_video(self._videos, video_id)
 
     # ------------------------------------------------------------------ parts
 
     def group_ids(self) -> list[str]:
-        """Ids of all video groups, finished or not, sorted."""
-        return sorted(name for name, _ in self._videos.groups())
+        """Ids of all video groups, finished or not, damaged or not, sorted."""
+        (videos,) = child_groups(self._store, ["videos"])
+        return sorted([*videos, *headless_groups(self._store, "videos", videos)])
 
-    def _group(self, *names: str) -> zarr.Group | None:
-        node: Any = self._videos
-        for name in names:
-            try:
-                node = node[name]
-            except KeyError:
-                return None
-        return node if isinstance(node, zarr.Group) else None
+    def _nodes(self, video_id: str, *streams: str) -> list[Attrs | Damaged | None]:
+        for name in (video_id, *streams):
+            check_name(name)
+        return get_groups(self._store, [f"videos/{video_id}", *(f"videos/{video_id}/{s}" for s in streams)])
 
-    @staticmethod
-    def _unmark(stream: zarr.Group | zarr.Array) -> None:
-        # Deleting many files is not atomic; unmark first, so that no reader trusts a half-deleted stream.
-        if "complete" in stream.attrs:
-            stream.attrs.put({k: v for k, v in _attrs(stream).items() if k != "complete"})
+    def _marks(self, video_id: str, stream: str, recipe: Recipe | None) -> Attrs | None:
+        """Attributes of a complete stream that was made by this recipe, or None."""
+        video, node = self._nodes(video_id, stream)
+        if video is None or node is None:
+            return None
+        marks = _complete(video_id, video, {stream: node}).get(stream)
+        if marks is None or recipe is None or fingerprint(marks["recipe"]) == fingerprint(recipe):
+            return marks
+        lines = "\n  ".join(diff_recipes(marks["recipe"], recipe))
+        raise RecipeMismatch(
+            f"stream {stream!r} of {self.url} (first seen on video {video_id!r}) was made by another recipe:\n"
+            f"  {lines}\n"
+            f"Either keep both: give another cache (--cache NEW.zarr); or replace it: --overwrite {stream}."
+        )
+
+    def _begin(self, video_id: str) -> Attrs:
+        """Attributes of a video's group, which is made if it is not there, and made anew if it is damaged."""
+        (node,) = self._nodes(video_id)
+        if isinstance(node, dict):
+            return node
+        delete(self._store, f"videos/{video_id}")
+        put_group(self._store, f"videos/{video_id}", {})
+        return {}
+
+    def _finished(self, video_id: str) -> set[str]:
+        """Complete streams, whatever the state of the others."""
+        (found,) = child_groups(self._store, [f"videos/{video_id}"], skip=["pts"])
+        return {name for name, node in found.items() if isinstance(node, dict) and node.get("complete") is True}
+
+    def _remove(self, video_id: str, stream: str) -> None:
+        _, node = self._nodes(video_id, stream)
+        if isinstance(node, dict) and "complete" in node:
+            # Deleting many files is not atomic; unmark first, so that no reader trusts a half-deleted stream.
+            put_group(self._store, f"videos/{video_id}/{stream}", {})
+        # Even without metadata there may be arrays: a removal that was cut short leaves some.
+        delete(self._store, f"videos/{video_id}/{stream}")
 
 
 def check_name(name: str) -> None:
@@ -362,23 +337,19 @@ def check_name(name: str) -> None:
         raise CacheError(problem)
 
 
-def _attrs(node: zarr.Group | zarr.Array) -> dict[str, Any]:
-    return dict(node.attrs)
+def _complete(video_id: str, video: Attrs | Damaged, found: Mapping[str, Attrs | Damaged]) -> dict[str, Attrs]:
+    """The complete ones among a video's streams, by name.
 
-
-def _exists(url: str) -> bool:
-    try:
-        zarr.open_group(url, mode="r", zarr_format=3)
-    except (FileNotFoundError, GroupNotFoundError):
-        return False
-    return "format" in zarr.open_group(url, mode="r", zarr_format=3).attrs
-
-
-def _verify_array(group: zarr.Group, name: str, checks: Mapping[str, str], where: str) -> list[str]:
-    try:
-        values = read_array(group, name, f"{where}/{name}")
-    except (CacheError, KeyError) as error:
-        return [str(error) if isinstance(error, CacheError) else f"{where}/{name}: the array is missing"]
-    if checksum(values) != checks.get(name):
-        return [f"{where}/{name}: sha256 differs from the one stored when it was written"]
-    return []
+    Raises:
+        CacheError: metadata of the video or of a stream is damaged.
+    """
+    for node in (video, *found.values()):
+        if isinstance(node, Damaged):
+            raise node.error()
+    complete = {n: node for n, node in sorted(found.items()) if isinstance(node, dict) and node.get("complete") is True}
+    if complete and "num_frames" not in video:  # type: ignore[operator]
+        raise Damaged(video_id).error()
+    for name, marks in complete.items():
+        if not isinstance(marks.get("recipe"), dict) or not isinstance(marks.get("checksums"), dict):
+            raise Damaged(f"{video_id}/{name}").error()
+    return complete

@@ -14,16 +14,13 @@ import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec
 
+from shared.cache_nodes import MEND, CacheError, put, put_group, stage
 from shared.recipe import Recipe, fingerprint
 
 CHUNK_BYTES = 8 * 2**20
 LOST_CAPTION = "\x00lost chunk"
 # What a chunk that is not on disk reads as. Nothing of it can be written, so that a lost chunk never looks like data.
 FILL: dict[str, Any] = {"features": np.nan, "pts": np.nan, "frames": -1, "captions": LOST_CAPTION}
-
-
-class CacheError(ValueError):
-    """The cache lacks, or damaged, what was asked of it; the message says what and what to do."""
 
 
 def checksum(values: np.ndarray) -> str:
@@ -36,54 +33,54 @@ def checksum(values: np.ndarray) -> str:
 
 
 def make_array(group: zarr.Group, name: str, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: Any) -> zarr.Array:
-    """An empty array of the cache's layout."""
+    """An empty array of the cache's layout, in a group that has none of that name."""
     return group.create_array(
         name,
         shape=shape,
         chunks=tuple(max(1, c) for c in chunks),
         dtype="str" if dtype is str else dtype,
-        compressors=None if dtype is str else Crc32cCodec(),
+        compressors=Crc32cCodec(),
         fill_value=FILL[name],
         config={"write_empty_chunks": True},
-        overwrite=True,
     )
 
 
 def write_array(group: zarr.Group, name: str, values: np.ndarray) -> str:
-    """Write a whole array as one chunk; returns its checksum."""
-    dtype = str if values.dtype == object else values.dtype
-    array = make_array(group, name, values.shape, values.shape, dtype)
+    """Write a whole array as one chunk, replacing what was there; returns its checksum."""
+    staging, staged = stage()
+    array = make_array(staging, name, values.shape, values.shape, str if values.dtype == object else values.dtype)
     if values.size:
         array[...] = values
+    put(group.store, group.path, staged)
     return checksum(values)
 
 
 def read_array(group: zarr.Group, name: str, where: str) -> np.ndarray:
     """Read a whole array, refusing lost or damaged chunks.
 
+    Args:
+        group: where to look.
+        name: of the array, or its path below the group.
+        where: how messages call it.
+
     Raises:
-        CacheError: a chunk is lost or damaged (CRC-32C).
-        KeyError: the array does not exist.
+        CacheError: the array does not exist, or a chunk of it is lost or damaged (CRC-32C).
     """
     try:
         array = group[name]
-        if not isinstance(array, zarr.Array):
-            raise CacheError(f"{where}: expected an array, found a group")
-        values = np.asarray(array[...])
+        values = np.asarray(array[...]) if isinstance(array, zarr.Array) else None
     except KeyError:
-        raise
+        raise CacheError(f"{where}: the array is missing; {MEND}") from None
     except Exception as error:
-        if isinstance(error, CacheError):
-            raise
         # zarr reports damage in many classes (codec, JSON, buffer sizes); to a user all of them mean the same.
         raise CacheError(f"{where}: damaged ({error or type(error).__name__}); {MEND}") from error
-    lost = (values == FILL[name]).any() if values.dtype.kind in "iOTU" else not np.isfinite(values).all()
+    fill = FILL[name.rpartition("/")[2]]
+    if values is None or (values.dtype.kind in "OTU") != isinstance(fill, str) or values.dtype.kind not in "ifOTU":
+        raise CacheError(f"{where}: damaged (not an array of the kind that was written); {MEND}")
+    lost = not np.isfinite(values).all() if values.dtype.kind == "f" else (values == fill).any()
     if values.size and lost:
         raise CacheError(f"{where}: a chunk is lost or damaged; {MEND}")
     return values
-
-
-MEND = "find all such places with: python -m extract verify, and extract again with --overwrite"
 
 
 class StreamWriter:
@@ -94,18 +91,20 @@ class StreamWriter:
 
     def __init__(self, video: zarr.Group, stream: str, *, kind: str, recipe: Recipe, where: str) -> None:
         assert kind in ("window", "timeline"), kind
-        self._group = video.create_group(stream)
-        self._kind, self._recipe, self._where = kind, recipe, where
+        self._store, self._path = video.store, f"{video.path}/{stream}"
+        put_group(self._store, self._path, {})
+        self._kind, self._recipe, self._where = kind, dict(recipe), where
         self._pending: list[np.ndarray] = []
         self._frames: list[np.ndarray] = []
-        self._captions: list[str] = []
+        self._captions: list[str] | None = None
         self._array: zarr.Array | None = None
+        self._row_shape: tuple[int, ...] | None = None
         self._hash = hashlib.sha256()
         self.num_rows = 0
         self._num_written = 0
 
     def append(self, features: np.ndarray, frames: np.ndarray | None = None, captions: list[str] | None = None) -> None:
-        """Add rows.
+        """Add rows. The arrays are copied.
 
         Args:
             features: float (n, T, D) or (n, D).
@@ -113,65 +112,89 @@ class StreamWriter:
             captions: n strings for a text stream.
 
         Raises:
-            CacheError: a value is not finite, or overflows float16; the message names video, stream and row.
+            CacheError: a value is not finite, or overflows float16, or the shapes do not fit; the message names
+                video, stream and row.
         """
         with np.errstate(over="ignore"):
-            rows = np.ascontiguousarray(features, dtype="<f2")
-        finite = np.isfinite(rows).reshape(len(rows), -1).all(axis=1)
-        if not finite.all():
-            row = int(np.argmin(finite))
-            unit = "window" if self._kind == "window" else "row of frame"
-            place = self.num_rows + row if frames is None else int(frames[row])
-            raw = np.asarray(features[row], dtype=np.float64)
-            why = (
-                "a NaN or infinity" if not np.isfinite(raw).all() else f"{np.abs(raw).max():.3g}, too large for float16"
-            )
-            raise CacheError(f"{self._where}: {unit} {place} holds {why}; nothing of this stream was stored")
+            rows = np.array(features, dtype="<f2", order="C")
+        self._check_shapes(rows, frames, captions)
+        self._check_values(rows, features, frames)
         self._pending.append(rows)
         self.num_rows += len(rows)
         self._hash.update(rows.data)
         if frames is not None:
-            self._frames.append(np.asarray(frames, dtype=np.int32))
+            self._frames.append(np.array(frames, dtype=np.int32))
         if captions is not None:
-            self._captions += [c.replace("\x00", " ") for c in captions]
+            self._captions = (self._captions or []) + [_storable(c) for c in captions]
         self._flush()
 
     def finish(self) -> None:
         """Write what is left and, last of all, the marker."""
-        self._flush(last=True)
+        staging, staged = stage()
+        self._flush(last=staging)
         checks = {"features": self._hash.hexdigest()}
+        small: dict[str, np.ndarray] = {}
         if self._kind == "timeline":
             frames = np.concatenate(self._frames) if self._frames else np.zeros(0, np.int32)
-            assert len(frames) == self.num_rows
             assert (np.diff(frames) > 0).all()
-            checks["frames"] = write_array(self._group, "frames", frames)
-        if self._captions:
-            assert len(self._captions) == self.num_rows
-            checks["captions"] = write_array(self._group, "captions", np.array(self._captions, dtype=object))
-        self._group.attrs.put(
-            {
-                "kind": self._kind,
-                "recipe": dict(self._recipe),
-                "fingerprint": fingerprint(self._recipe),
-                "checksums": checks,
-                "complete": True,
-            }
-        )
+            small["frames"] = frames
+        if self._captions is not None:
+            small["captions"] = np.array(self._captions, dtype=object)
+        for name, values in small.items():
+            assert len(values) == self.num_rows, (self._where, name)
+            array = make_array(staging, name, values.shape, values.shape, str if name == "captions" else values.dtype)
+            if values.size:
+                array[...] = values
+            checks[name] = checksum(values)
+        put(self._store, self._path, staged)
+        marks = {"kind": self._kind, "recipe": self._recipe, "fingerprint": fingerprint(self._recipe)}
+        put_group(self._store, self._path, {**marks, "checksums": checks, "complete": True})
 
-    def _flush(self, last: bool = False) -> None:
-        """Write whole chunks; with ``last``, everything."""
+    def _flush(self, last: zarr.Group | None = None) -> None:
+        """Write whole chunks; with ``last``, everything, a stream that fits one chunk into that group."""
+        row_shape = self._row_shape or (1,)
+        chunk = max(1, CHUNK_BYTES // max(2, 2 * int(np.prod(row_shape))))
         waiting = sum(map(len, self._pending))
-        chunk = max(1, CHUNK_BYTES // max(1, self._pending[0][:1].nbytes)) if waiting else 1
-        if not last and waiting <= chunk:
+        if last is None and waiting <= chunk:
             return
-        rows = np.concatenate(self._pending) if self._pending else np.zeros((0, 1), "<f2")
-        count = len(rows) if last else len(rows) // chunk * chunk
+        rows = np.concatenate([*self._pending, np.zeros((0, *row_shape), "<f2")])
+        count = waiting if last is not None else waiting // chunk * chunk
         if self._array is None:  # a stream that fits one chunk gets exactly that chunk
-            shape = (count, *rows.shape[1:])
-            self._array = make_array(self._group, "features", shape, (min(chunk, count), *rows.shape[1:]), "<f2")
-        else:
-            self._array.resize((self._num_written + count, *rows.shape[1:]))
+            group = last if last is not None else zarr.open_group(self._store, path=self._path, mode="r+")
+            self._array = make_array(group, "features", (count, *row_shape), (min(chunk, count), *row_shape), "<f2")
+        elif count:
+            self._array.resize((self._num_written + count, *row_shape))
         if count:
             self._array[self._num_written : self._num_written + count] = rows[:count]
         self._num_written += count
-        self._pending = [rows[count:]]
+        self._pending = [rows[count:].copy()]  # a copy, to let the rows that are written go
+
+    def _check_shapes(self, rows: np.ndarray, frames: np.ndarray | None, captions: list[str] | None) -> None:
+        num_axes = 3 if self._kind == "window" else 2
+        if rows.ndim != num_axes or rows.shape[1:] != (self._row_shape or rows.shape[1:]):
+            wanted = self._row_shape or ("T, D" if self._kind == "window" else "D")
+            raise CacheError(f"{self._where}: expected features of shape (n, {wanted}), found {rows.shape}")
+        mixed = self._row_shape is not None and (captions is None) != (self._captions is None)
+        self._row_shape = rows.shape[1:]
+        if mixed or (frames is None) != (self._kind == "window"):
+            raise CacheError(f"{self._where}: frames belong to timeline streams, captions to all rows or to none")
+        for name, values in (("frames", frames), ("captions", captions)):
+            if values is not None and len(values) != len(rows):
+                raise CacheError(f"{self._where}: {len(values)} {name} for {len(rows)} rows")
+
+    def _check_values(self, rows: np.ndarray, features: np.ndarray, frames: np.ndarray | None) -> None:
+        finite = np.isfinite(rows).all(axis=tuple(range(1, rows.ndim)))
+        if finite.all():
+            return
+        row = int(np.argmin(finite))
+        unit = "window" if frames is None else "row of frame"
+        place = self.num_rows + row if frames is None else int(frames[row])
+        raw = np.asarray(features[row], dtype=np.float64)
+        bad = not np.isfinite(raw).all()
+        why = "a NaN or infinity" if bad else f"{np.abs(raw).max():.3g}, too large for float16"
+        raise CacheError(f"{self._where}: {unit} {place} holds {why}; nothing of this stream was stored")
+
+
+def _storable(caption: str) -> str:
+    """Without what UTF-8 or the checksum's separator cannot hold: NUL becomes a space, lone surrogates "?"."""
+    return caption.replace("\x00", " ").encode("utf-8", errors="replace").decode("utf-8")

@@ -3,19 +3,26 @@
 One JSON object per line: ``time`` (UTC, ISO 8601), ``cache`` (file name of the cache), ``video``, ``path``, ``stage``
 (open, decode, encode, write), ``error`` (class), ``message``, ``attempts``. The last line of a video counts; a line
 with ``"resolved": true`` says that the video was extracted after all. Lines are appended in one write each, so that
-several runs may share the file and a killed run leaves at most one torn last line, which readers skip.
+several runs may share the file and a killed run leaves at most one torn line, which readers skip. Object stores cannot
+append: there a line is added by rewriting the file, and of two runs that do so at once one may lose its line.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+from zarr.buffer.cpu import Buffer, buffer_prototype
+from zarr.core.sync import sync
+from zarr.storage import FsspecStore
+
+FILE = "failures.jsonl"
+MAX_MESSAGE = 2000  # characters; a decoder's log of a broken file can be megabytes
 
 
 @dataclass(frozen=True)
@@ -35,25 +42,42 @@ class FailureLedger:
 
     def __init__(self, cache_url: str) -> None:
         trimmed = str(cache_url).rstrip("/")
-        parent, _, self.cache_name = trimmed.rpartition("/")
         self.remote = "://" in trimmed
-        self.location = f"{parent}/failures.jsonl" if parent else "failures.jsonl"
+        if self.remote:
+            scheme, _, rest = trimmed.partition("://")
+            folder, _, self.cache_name = rest.rpartition("/")
+            self._parent = f"{scheme}://{folder}"
+            self.location = f"{self._parent}/{FILE}" if folder else f"{self._parent}{FILE}"
+        else:
+            self.cache_name = Path(trimmed).name
+            self.location = str(Path(trimmed).parent / FILE)
 
     def failures(self) -> dict[str, Failure]:
-        """Video id -> its latest failure; resolved videos are left out."""
+        """Video id -> its latest failure; resolved videos are left out.
+
+        Raises:
+            OSError: the ledger is there, but cannot be read.
+        """
         latest: dict[str, Failure] = {}
         for row in self._rows():
-            if row.get("cache") != self.cache_name or "video" not in row:
+            video = row.get("video")
+            if row.get("cache") != self.cache_name or not isinstance(video, str):
                 continue
-            if row.get("resolved"):
-                latest.pop(row["video"], None)
-            else:
-                latest[row["video"]] = Failure(**{k: row.get(k, "") for k in Failure.__dataclass_fields__})
+            latest.pop(video, None)
+            if not row.get("resolved"):
+                latest[video] = _failure(row)
         return latest
 
     def record(self, failure: Failure) -> None:
-        """Append one failure."""
-        self._append(asdict(failure))
+        """Append one failure.
+
+        Raises:
+            OSError: the ledger cannot be written; the message names it.
+        """
+        row = asdict(failure)
+        if len(row["message"]) > MAX_MESSAGE:
+            row["message"] = f"{row['message'][:MAX_MESSAGE]} ... ({len(row['message']) - MAX_MESSAGE} characters more)"
+        self._append(row)
 
     def resolve(self, video: str) -> None:
         """Note that a video that failed before is now complete."""
@@ -61,37 +85,59 @@ class FailureLedger:
 
     def _append(self, row: dict[str, Any]) -> None:
         stamp = datetime.now(UTC).isoformat(timespec="seconds")
-        line = json.dumps({"time": stamp, "cache": self.cache_name, **row}, ensure_ascii=False) + "\n"
-        if self.remote:  # object stores cannot append: read, add, write
-            rows = [*self._rows(), json.loads(line)]
-            pd.Series([json.dumps(r, ensure_ascii=False) for r in rows]).to_csv(
-                self.location, index=False, header=False, quoting=3, sep="\x01", escapechar="\x02"
-            )
-            return
-        Path(self.location).parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.location, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        text = json.dumps({"time": stamp, "cache": self.cache_name, **row}, ensure_ascii=False)
+        line = (text + "\n").encode("utf-8", errors="replace")
         try:
-            os.write(handle, line.encode("utf-8", errors="replace"))
-        finally:
-            os.close(handle)
+            if self.remote:
+                old = self._read()
+                self._write_remote(old + (b"\n" if old and not old.endswith(b"\n") else b"") + line)
+            else:
+                _append_local(Path(self.location), line)
+        except OSError as error:
+            reason = error.strerror or error
+            raise OSError(f"cannot write the ledger of failures {self.location}: {reason}") from error
+
+    def _read(self) -> bytes:
+        if not self.remote:
+            try:
+                return Path(self.location).read_bytes()
+            except (FileNotFoundError, NotADirectoryError):
+                return b""
+        store = FsspecStore.from_url(self._parent, read_only=True)
+        found = sync(store.get(FILE, buffer_prototype))
+        return b"" if found is None else found.to_bytes()
+
+    def _write_remote(self, content: bytes) -> None:
+        sync(FsspecStore.from_url(self._parent).set(FILE, Buffer.from_bytes(content)))
 
     def _rows(self) -> list[dict[str, Any]]:
-        if self.remote:
-            try:
-                frame = pd.read_csv(self.location, header=None, sep="\x01", quoting=3, dtype=str, engine="c")
-            except (FileNotFoundError, pd.errors.EmptyDataError):
-                return []
-            lines = frame[0].tolist()
-        else:
-            if not Path(self.location).is_file():
-                return []
-            lines = Path(self.location).read_text(encoding="utf-8", errors="replace").splitlines()
         rows = []
-        for line in lines:
+        # Not splitlines(): a message may hold U+2028 and other characters that it takes for line ends.
+        for line in self._read().decode("utf-8", errors="replace").split("\n"):
             try:
                 row = json.loads(line)
             except json.JSONDecodeError:
-                continue  # a line torn by a crash
+                continue  # empty, or torn by a crash
             if isinstance(row, dict):
                 rows.append(row)
         return rows
+
+
+def _append_local(path: Path, line: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        if os.fstat(handle).st_size:
+            os.lseek(handle, -1, os.SEEK_END)
+            if os.read(handle, 1) != b"\n":  # a torn line has no end, and this one would become part of it
+                line = b"\n" + line
+        if os.write(handle, line) != len(line):
+            raise OSError("the disk took a part of the line only; is it full?")
+    finally:
+        os.close(handle)
+
+
+def _failure(row: Mapping[str, Any]) -> Failure:
+    words = {name: str(row.get(name, "")) for name in ("video", "path", "stage", "error", "message")}
+    attempts = row.get("attempts")
+    return Failure(**words, attempts=attempts if isinstance(attempts, int) else 1)

@@ -35,15 +35,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shared.manifest_table import Problems, Segment, read_table
+from shared.manifest_files import VIDEO_SUFFIXES, is_frame_folder, is_pattern_below, match_videos
+from shared.manifest_table import Problems, Segment, Segments, read_table
 from shared.names import name_problem, stays_below, video_id
 
-VIDEO_SUFFIXES = frozenset(
-    (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".3gp", ".3g2")
-    + (".flv", ".wmv", ".ogv", ".mxf", ".vob")
-)
-IMAGE_SUFFIXES = frozenset([".jpg", ".jpeg", ".png"])
-IGNORED_NAMES = frozenset([".DS_Store", "Thumbs.db", "desktop.ini", "__MACOSX"])
 TABLE_FORMAT = "table"
 MAX_SHOWN = 20
 
@@ -129,7 +124,7 @@ def find_dataset(name: str) -> Path:
     Raises:
         FileNotFoundError: neither; the message offers the closest name.
     """
-    if Path(name).exists():
+    if os.path.exists(name):
         return Path(name)
     folders = [Path("data_manifests"), Path(__file__).resolve().parent.parent / "data_manifests"]
     known = {file.stem: file for folder in reversed(folders) for file in sorted(folder.glob("*.toml"))}
@@ -159,7 +154,7 @@ def load_manifest(source: str | Path, root: str | Path | None = None) -> Manifes
         raise FileNotFoundError(f"no manifest, table or video folder at {source}")
     if source.is_dir():
         name = _name_from(source.resolve().name)
-        if _is_frame_folder(source):
+        if is_frame_folder(source):
             parent = source.resolve().parent
             return _build(source, {"name": name, "videos": {}}, root or parent, paths=[source.resolve().name])
         return _build(source, {"name": name, "videos": {"glob": ["**/*"]}}, root or source)
@@ -170,7 +165,7 @@ def load_manifest(source: str | Path, root: str | Path | None = None) -> Manifes
         raw = {"name": _name_from(source.stem), "videos": {}}
         return _build(source, raw, root or source.parent, paths=[source.name])
     try:
-        raw = tomllib.loads(source.read_text(encoding="utf-8"))
+        raw = tomllib.loads(source.read_text(encoding="utf-8-sig"))  # Windows editors add a mark
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ManifestError(str(source), [f"not a TOML file: {error}"]) from None
     return _build(source, raw, root)
@@ -179,20 +174,27 @@ def load_manifest(source: str | Path, root: str | Path | None = None) -> Manifes
 def _build(source: Path, raw: Mapping[str, Any], root: str | Path | None, paths: list[str] | None = None) -> Manifest:
     problems = Problems()
     name = _read_top(raw, problems)
-    base = Path(root) if root is not None else Path(os.path.normpath(source.parent / str(raw.get("root", "."))))
+    base = (
+        Path(root)
+        if root is not None
+        else Path(os.path.normpath(source.parent / Path(str(raw.get("root", "."))).expanduser()))
+    )
     layout = str(raw.get("layout", "")).strip()
     hint = f"Expected below {base}:\n{layout}" if layout else ""
+    _check_videos(raw.get("videos"), paths, problems)
     if not base.is_dir():
         problems.add(
             "root", f"there is no folder {base}; put the data there or give another place with --root (ROOT= for make)"
         )
+        _read_tasks(raw.get("tasks", {}), None, problems)  # every problem at once
         raise ManifestError(str(source), problems.lines, hint)
     videos, segments = _read_videos(raw.get("videos"), base, source, paths, problems)
     tasks = _read_tasks(raw.get("tasks", {}), segments, problems)
     if problems.lines:
         raise ManifestError(str(source), problems.lines, hint)
     if not videos:
-        raise ManifestError(str(source), [f"[videos]: no video found below {base}"], hint)
+        what = f"{raw['videos']['table']} has no rows" if "table" in raw["videos"] else f"no video found below {base}"
+        raise ManifestError(str(source), [f"[videos]: {what}"], hint)
     return Manifest(name, base, tuple(videos), tasks, source, layout, str(raw.get("note", "")).strip())
 
 
@@ -205,32 +207,41 @@ def _read_top(raw: Mapping[str, Any], problems: Problems) -> str:
     return name
 
 
-def _read_videos(
-    raw: Any, root: Path, source: Path, paths: list[str] | None, problems: Problems
-) -> tuple[list[Video], dict[str, tuple[Segment, ...]]]:
+def _check_videos(raw: Any, paths: list[str] | None, problems: Problems) -> None:
+    """What can be said of [videos] without looking at the data."""
     where = "[videos]"
     if not isinstance(raw, Mapping):
         problems.add(where, "missing; say which videos: [videos] with `glob` or `table`")
-        return [], {}
+        return
     problems.unknown_keys(where, raw, {"glob", "table", "columns", "id", "group", "split"})
-    id_rule = raw.get("id", "path")
-    if id_rule not in ("path", "stem"):
-        problems.add(f"{where} id", f'expected "path" or "stem", found {id_rule!r}')
-        id_rule = "path"
-    group_rule = _compile(raw.get("group"), f"{where} group", problems)
+    if raw.get("id", "path") not in ("path", "stem"):
+        problems.add(f"{where} id", f'expected "path" or "stem", found {raw["id"]!r}')
+    _compile(raw.get("group"), f"{where} group", problems)
     split = raw.get("split", {})
-    if not isinstance(split, Mapping) or not set(split) <= {"train", "val", "test"}:
+    patterns = split.values() if isinstance(split, Mapping) else [None]
+    if not all(isinstance(p, str) and p for p in patterns) or not set(split) <= {"train", "val", "test"}:
         problems.add(f"{where} split", f"expected patterns for train, val or test, found {split!r}")
-        split = {}
-    segments: dict[str, tuple[Segment, ...]] = {}
     if paths is None and ("glob" in raw) + ("table" in raw) != 1:
         problems.add(where, "give exactly one of `glob` and `table`")
-        return [], {}
+    if "columns" in raw and "table" not in raw:
+        problems.add(f"{where} columns", "names columns of a `table`, and there is none")
+
+
+def _read_videos(
+    raw: Any, root: Path, source: Path, paths: list[str] | None, problems: Problems
+) -> tuple[list[Video], Segments | None]:
+    if problems.lines and (not isinstance(raw, Mapping) or (paths is None and ("glob" in raw) + ("table" in raw) != 1)):
+        return [], None
+    id_rule = "stem" if raw.get("id") == "stem" else "path"
+    group_rule = _compile(raw.get("group"), "", Problems())
+    split = raw.get("split") if isinstance(raw.get("split"), Mapping) else {}
+    split = {part: pattern for part, pattern in split.items() if isinstance(pattern, str) and pattern}
+    segments: Segments | None = {}
     if "table" in raw:
         rows, segments = read_table(str(raw["table"]), raw.get("columns", {}), root, source, id_rule, problems)
     else:
-        paths = _match(raw["glob"], root, problems) if paths is None else paths
-        rows = [{"path": p, "id": video_id(p, id_rule), "where": f"{where} {p}"} for p in paths]
+        paths = match_videos(raw["glob"], root, problems) if paths is None else paths
+        rows = [{"path": p, "id": video_id(p, id_rule), "where": f"[videos] {p}"} for p in paths]
     return _videos_from_rows(rows, root, group_rule, split, problems), segments
 
 
@@ -248,7 +259,7 @@ def _videos_from_rows(
         if not stays_below(path, root):
             problems.add(where, f"path {path!r} leaves the root (absolute, '..', or a link to outside)")
             continue
-        if not (root / path).exists():
+        if not os.path.exists(root / path):  # Path.exists raises if the path is too long
             problems.add(where, f"no file or folder {path!r} below {root}")
             continue
         if message := name_problem(name):
@@ -265,7 +276,8 @@ def _videos_from_rows(
     return sorted(videos, key=lambda v: v.id)
 
 
-def _read_tasks(raw: Any, segments: dict[str, tuple[Segment, ...]], problems: Problems) -> dict[str, TaskSource]:
+def _read_tasks(raw: Any, segments: Segments | None, problems: Problems) -> dict[str, TaskSource]:
+    """``segments`` is None where the table could not be read, which is a problem of its own."""
     if not isinstance(raw, Mapping):
         problems.add("[tasks]", "expected a table per task, such as [tasks.violence]")
         return {}
@@ -281,39 +293,20 @@ def _read_tasks(raw: Any, segments: dict[str, tuple[Segment, ...]], problems: Pr
         if not isinstance(form, str):
             problems.add(f"{where} format", 'missing; for example "table", "dvd" or "affwild2-va"')
         elif form == TABLE_FORMAT:
-            if name not in segments:
+            if segments is not None and name not in segments:
                 columns = {"violence": "label", "va": "valence and arousal"}.get(name, "its label")
                 problems.add(where, f'format = "table", but the table of [videos] has no column {columns}')
-            tasks[name] = TaskSource(form, {}, segments.get(name, ()))
+            tasks[name] = TaskSource(form, {}, (segments or {}).get(name, ()))
         elif not files:
             problems.add(where, 'expected a pattern of annotation files: train = "..." and, if there is one, val')
         else:
+            for part, pattern in files.items():
+                if not is_pattern_below(pattern):
+                    problems.add(f"{where} {part}", f"expected a pattern below the root, found {pattern!r}")
             tasks[name] = TaskSource(form, files)
-    for name, found in segments.items():
+    for name, found in (segments or {}).items():
         tasks.setdefault(name, TaskSource(TABLE_FORMAT, {}, found))
     return tasks
-
-
-def _match(patterns: Any, root: Path, problems: Problems) -> list[str]:
-    patterns = [patterns] if isinstance(patterns, str) else patterns
-    found: dict[str, None] = {}
-    for pattern in patterns:
-        if not isinstance(pattern, str) or not pattern or Path(pattern).is_absolute() or ".." in Path(pattern).parts:
-            problems.add("[videos] glob", f"expected a pattern below the root, found {pattern!r}")
-            continue
-        for path in sorted(root.glob(pattern)):
-            parts = path.relative_to(root).parts
-            hidden = any(p in IGNORED_NAMES or p.startswith(".") for p in parts)
-            wanted = path.suffix.lower() in VIDEO_SUFFIXES if path.is_file() else _is_frame_folder(path)
-            if not hidden and wanted:
-                found[path.relative_to(root).as_posix()] = None
-    return list(found)
-
-
-def _is_frame_folder(path: Path) -> bool:
-    return path.is_dir() and any(
-        p.stem.isdigit() and p.suffix.lower() in IMAGE_SUFFIXES for p in path.iterdir() if p.name not in IGNORED_NAMES
-    )
 
 
 def _compile(pattern: Any, where: str, problems: Problems) -> re.Pattern[str] | None:
@@ -330,7 +323,7 @@ def _group_of(name: str, rule: re.Pattern[str] | None) -> str:
     match = rule.search(name) if rule else None
     if match is None:
         return name
-    return match.group(1) if match.re.groups and match.group(1) else match.group(0)
+    return (match.group(1) if match.re.groups else None) or match.group(0) or name
 
 
 def _name_from(text: str) -> str:

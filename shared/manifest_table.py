@@ -7,9 +7,11 @@ end exclusive), ``label`` (task violence: 0 or 1), ``valence`` and ``arousal`` (
 
 from __future__ import annotations
 
+import difflib
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
@@ -49,6 +51,9 @@ class Segment:
     where: str
 
 
+Segments = dict[str, tuple[Segment, ...]]  # task name -> its segments
+
+
 class Problems:
     """Collects what is wrong, each with its place, so that a user mends everything in one go."""
 
@@ -62,74 +67,98 @@ class Problems:
     def unknown_keys(self, where: str, values: Mapping[str, Any], known: set[str]) -> None:
         """Note every key that is not known; a typo must not silently change nothing."""
         for key in sorted(set(values) - known):
-            self.add(where, f"unknown key {key!r}; known: {', '.join(sorted(known))}")
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            self.add(where, f"unknown key {key!r}; {hint}known: {', '.join(sorted(known))}")
 
 
 def read_table(
     name: str, columns: Any, root: Path, source: Path, id_rule: str, problems: Problems
-) -> tuple[list[dict[str, Any]], dict[str, tuple[Segment, ...]]]:
+) -> tuple[list[dict[str, Any]], Segments | None]:
     """Read the table.
 
     Returns:
-        One dict per video (path, id, where and, if given, group, split, fold, fps), and per task its segments.
+        One dict per video (path, id, where and, if given, group, split, fold, fps), and per task its segments; None
+        instead of segments if the table could not be read.
     """
     file = source if source.suffix.lower() == ".csv" else root / name
     if source != file and not stays_below(name, root):
         problems.add("[videos] table", f"{name!r} leaves the root")
-        return [], {}
-    try:
-        frame = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
-    except FileNotFoundError:
-        problems.add("[videos] table", f"there is no table {file}")
-        return [], {}
-    except (ValueError, UnicodeDecodeError) as error:  # pandas' parser errors are ValueErrors
-        problems.add(file.name, f"not a CSV table: {error}")
-        return [], {}
-    num_problems = len(problems.lines)
-    found = _find_columns(frame, columns, file.name, problems)
-    if len(problems.lines) > num_problems:
-        return [], {}
-    if "path" not in found:
-        problems.add(
-            f"{file.name}:1",
-            f"no column for the path (one of {', '.join(ALIASES['path'])}); found {', '.join(frame.columns)}",
-        )
-        return [], {}
+        return [], None
+    frame = _read_csv(file, problems)
+    found = {} if frame is None else _find_columns(frame, columns, file.name, problems)
+    if frame is None or "path" not in found:
+        return [], None
     table = pd.DataFrame({key: frame[column].str.strip() for key, column in found.items()})
     return _read_rows(table, file.name, id_rule, problems)
 
 
+def _read_csv(file: Path, problems: Problems) -> pd.DataFrame | None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # a row with more cells than the header
+            # Blank lines are kept, so that row numbers are line numbers; index_col=False, or a comma at the end of the
+            # rows would shift every column.
+            frame = pd.read_csv(
+                file,
+                dtype=str,
+                keep_default_na=False,
+                encoding="utf-8-sig",
+                skipinitialspace=True,
+                skip_blank_lines=False,
+                index_col=False,
+            )
+    except FileNotFoundError:
+        problems.add("[videos] table", f"there is no table {file}")
+    except UnicodeDecodeError as error:
+        problems.add(file.name, f"not UTF-8 text ({error}); save it as UTF-8")
+    except pd.errors.ParserWarning:
+        problems.add(file.name, "not a CSV table: rows have more cells than the header (a comma at their end?)")
+    except (ValueError, OSError) as error:  # pandas' parser errors are ValueErrors
+        problems.add(file.name, f"not a CSV table: {error}")
+    else:
+        return frame.fillna("")  # cells that a short row lacks
+    return None
+
+
 def _find_columns(frame: pd.DataFrame, columns: Any, file: str, problems: Problems) -> dict[str, str]:
+    """Our name -> the table's name of each column. Without "path" if any column cannot be told."""
+    num_problems, where = len(problems.lines), f"{file}:1"
     if not isinstance(columns, Mapping):
         problems.add("[videos] columns", f'expected a table such as {{path = "clip"}}, found {columns!r}')
         columns = {}
     problems.unknown_keys("[videos] columns", columns, set(ALIASES))
-    lower = {str(c).strip().lower(): str(c) for c in frame.columns}
+    lower: dict[str, str] = {}
+    for column in map(str, frame.columns):
+        lower.setdefault(column.strip().lower(), column)
     found = {}
     for key, names in ALIASES.items():
         if key in columns:
-            if columns[key] not in frame.columns:
-                problems.add(
-                    f"{file}:1", f"no column {columns[key]!r} (given for {key}); found {', '.join(frame.columns)}"
-                )
+            if columns[key] not in list(frame.columns):
+                problems.add(where, f"no column {columns[key]!r} (given for {key}); found {', '.join(frame.columns)}")
             else:
                 found[key] = columns[key]
             continue
         matches = [lower[n] for n in names if n in lower]
         if len(matches) > 1 and key not in lower:
             problems.add(
-                f"{file}:1",
+                where,
                 f"{' and '.join(matches)} could each be the {key}; say which in a manifest: columns = "
                 f'{{{key} = "{matches[-1]}"}}, or name the column {key}',
             )
         elif matches:
             found[key] = matches[0]
+    if len(problems.lines) > num_problems:
+        found.pop("path", None)
+    elif "path" not in found:
+        names_text, columns_text = ", ".join(ALIASES["path"]), ", ".join(frame.columns)
+        problems.add(where, f"no column for the path (one of {names_text}); found {columns_text}")
     return found
 
 
 def _read_rows(
     table: pd.DataFrame, file: str, id_rule: str, problems: Problems
-) -> tuple[list[dict[str, Any]], dict[str, tuple[Segment, ...]]]:
+) -> tuple[list[dict[str, Any]], Segments]:
     videos: dict[str, dict[str, Any]] = {}
     tasks = {t: c for t, c in TASK_COLUMNS.items() if set(c) <= set(table.columns)}
     segments: dict[str, list[Segment]] = {t: [] for t in tasks}
@@ -137,18 +166,20 @@ def _read_rows(
     rows: list[dict[str, str]] = table.to_dict("records")  # type: ignore[assignment]
     for number, row in enumerate(rows, start=2):
         where = f"{file}:{number}"
-        path = row["path"].replace("\\", "/")
-        if not path:
+        if not any(row.values()):
+            continue  # a blank line
+        if not row["path"]:
             problems.add(where, "empty path")
             continue
+        path = str(PurePosixPath(row["path"].replace("\\", "/")))  # ./a.mp4 is a.mp4
         name = row.get("id") or video_id(path, id_rule)
         entry = {"path": path, "id": name, "where": where, **_video_fields(row, where, problems)}
         old = videos.setdefault(path, entry)
         if old is not entry:
             if not has_segments:
                 problems.add(where, f"{path!r} is listed twice (first at {old['where']}); segments need start and end")
-            elif any(old.get(k) != entry.get(k) for k in ("id", "group", "split", "fold")):
-                problems.add(where, f"id, group, split or fold of {path!r} differ from {old['where']}")
+            elif any(old.get(k) != entry.get(k) for k in ("id", "group", "split", "fold", "fps")):
+                problems.add(where, f"id, group, split, fold or fps of {path!r} differ from {old['where']}")
         span = _span(row, where, problems)
         for task, names in tasks.items():
             values = tuple(_number(row[n], n, where, problems) for n in names)
@@ -209,6 +240,7 @@ def _number(text: str, column: str, where: str, problems: Problems) -> float:
     if not text:
         return float("nan")
     if column == "label":
+        text = text.removesuffix(".0")  # what pandas makes of whole numbers beside empty cells
         if text.lower() not in LABEL_WORDS:
             problems.add(f"{where} column label", f"expected 0 or 1 (or violent / non-violent), found {text!r}")
         return LABEL_WORDS.get(text.lower(), float("nan"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 MAX_NAME_BYTES = 200
 _FORBIDDEN = re.compile(r'[/\\:*?"<>|\x00-\x1f\x7f-\x9f\ud800-\udfff]')
@@ -33,5 +33,5 @@ def stays_below(path: str, root: Path) -> bool:
 
 def video_id(path: str, rule: str = "path") -> str:
     """The id of a video from its path below the root: "a/b.mp4" -> "a__b.mp4" (rule "path") or "b" (rule "stem")."""
-    plain = path.strip("/").removeprefix("./")
-    return Path(plain).stem if rule == "stem" else plain.replace("/", "__")
+    plain = PurePosixPath(path.strip("/"))  # "./a//b.mp4" is a/b.mp4
+    return plain.stem if rule == "stem" else str(plain).replace("/", "__")

@@ -31,7 +31,7 @@ def diff_recipes(cached: Recipe, asked: Recipe) -> list[str]:
 
 
 def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping) and value:
+    if isinstance(value, Mapping) and (value or not prefix):
         for key, item in value.items():
             yield from _leaves(item, f"{prefix}.{key}" if prefix else str(key))
     else:

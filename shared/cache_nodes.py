@@ -1,0 +1,137 @@
+"""Nodes of the cache's Zarr hierarchy: few requests to the store, and damage told apart from absence.
+
+zarr's own calls ask a store some ten questions for every node that they make (is there a node already? does each
+parent exist?) and one for every node that they open, and they refuse to list a group in which one node is damaged.
+Here metadata is still made by zarr, but in memory and then stored at once, and it is read as the JSON that it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import zarr
+from zarr.abc.store import Store
+from zarr.buffer.cpu import buffer_prototype
+from zarr.core.sync import sync
+from zarr.storage import MemoryStore
+
+METADATA = "zarr.json"
+MEND = "find all such places with: python -m extract verify, and extract again with --overwrite"
+_CONCURRENT = 32
+
+
+class CacheError(ValueError):
+    """The cache lacks, or damaged, what was asked of it; the message says what and what to do."""
+
+
+class Damaged:
+    """Stands for metadata that cannot be read."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    def __str__(self) -> str:
+        return f"{self.where}: damaged metadata ({METADATA} is not that of a Zarr group)"
+
+    def error(self) -> CacheError:
+        """The same as an error."""
+        return CacheError(f"{self}; {MEND}")
+
+
+Attrs = dict[str, Any]
+Node = Attrs | Damaged | None  # None: there is no such node
+
+
+def stage() -> tuple[zarr.Group, dict[str, Any]]:
+    """A group in memory and the dict of keys and values behind it; what is made in it goes to a store by ``put``."""
+    staged: dict[str, Any] = {}
+    return zarr.create_group(MemoryStore(staged)), staged
+
+
+def put(store: Store, path: str, staged: Mapping[str, Any]) -> None:
+    """Store what was staged below ``path``, except for the group that holds it."""
+
+    async def put_all() -> None:
+        writes = [store.set(f"{path}/{key}".lstrip("/"), value) for key, value in staged.items() if key != METADATA]
+        # Wait for all of them even if one fails, so that nothing is written after the caller has cleaned up.
+        for result in await asyncio.gather(*writes, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
+
+    sync(put_all())
+
+
+def put_group(store: Store, path: str, attrs: Mapping[str, Any], *, exclusive: bool = False) -> None:
+    """Store a group's metadata in one write; with ``exclusive``, only if there is none."""
+    staged: dict[str, Any] = {}
+    zarr.create_group(MemoryStore(staged), attributes=dict(attrs))
+    key = f"{path}/{METADATA}".lstrip("/")
+    sync(store.set_if_not_exists(key, staged[METADATA]) if exclusive else store.set(key, staged[METADATA]))
+
+
+def get_groups(store: Store, paths: Iterable[str]) -> list[Node]:
+    """Attributes of several groups, fetched together."""
+
+    async def get_all() -> list[Node]:
+        return list(await asyncio.gather(*(_attrs(store, path) for path in paths)))
+
+    return sync(get_all())
+
+
+def child_groups(store: Store, paths: Iterable[str], skip: Iterable[str] = ()) -> list[dict[str, Attrs | Damaged]]:
+    """Child groups of several groups: name -> attributes. Arrays, and files that are not Zarr's, are left out."""
+
+    async def get_all() -> list[dict[str, Attrs | Damaged]]:
+        gate = asyncio.Semaphore(_CONCURRENT)
+
+        async def get_one(path: str) -> dict[str, Attrs | Damaged]:
+            async with gate:
+                names = await _names(store, path, skip)
+                nodes = await asyncio.gather(*(_attrs(store, f"{path}/{name}") for name in names))
+            return {name: node for name, node in zip(names, nodes, strict=True) if node is not None}
+
+        return list(await asyncio.gather(*(get_one(path) for path in paths)))
+
+    return sync(get_all())
+
+
+def headless_groups(store: Store, path: str, known: Iterable[str]) -> list[str]:
+    """Folders below a group that have lost their metadata, or were left when their removal was cut short."""
+
+    async def find() -> list[str]:
+        names = await _names(store, path, known)
+        return [name for name in names if await _names(store, f"{path}/{name}", ())]
+
+    return sync(find())
+
+
+def child_names(store: Store, path: str) -> list[str]:
+    """Everything below a group but its metadata and hidden or half-written files."""
+    return sync(_names(store, path, ()))
+
+
+def delete(store: Store, path: str) -> None:
+    """Remove a node with all that is below it; no error if there is none."""
+    sync(store.delete_dir(path))
+
+
+async def _names(store: Store, path: str, skip: Iterable[str]) -> list[str]:
+    found = {name.rstrip("/") async for name in store.list_dir(path)} - {METADATA, *skip}
+    return sorted(n for n in found if not n.startswith(".") and not n.endswith(".partial"))
+
+
+async def _attrs(store: Store, path: str) -> Node:
+    raw = await store.get(f"{path}/{METADATA}".lstrip("/"), buffer_prototype)
+    if raw is None:
+        return None
+    try:
+        document = json.loads(raw.to_bytes())
+        attrs = document.get("attributes", {})
+        if document["node_type"] == "group" and document["zarr_format"] == 3 and isinstance(attrs, dict):
+            return attrs
+    except (ValueError, KeyError, TypeError, AttributeError):  # not UTF-8, not JSON, or JSON of another shape
+        pass
+    return Damaged(path.removeprefix("videos/"))

@@ -1,0 +1,50 @@
+"""What is at a cache's URL: a Zarr group, nothing, or something that is not to be touched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import zarr
+from zarr.abc.store import Store
+from zarr.errors import ContainsArrayError, GroupNotFoundError
+from zarr.storage import FsspecStore, LocalStore
+
+from shared.cache_nodes import CacheError, child_names
+
+
+def open_root(url: str, mode: Literal["r", "r+"]) -> zarr.Group | None:
+    """The store's root group, or None if there is nothing.
+
+    Raises:
+        CacheError: something else is there.
+    """
+    if "://" not in url and Path(url).is_file():
+        raise CacheError(f"{url} is a file, a feature cache is a folder")
+    try:
+        return zarr.open_group(url, mode=mode, zarr_format=3)
+    except (FileNotFoundError, GroupNotFoundError):
+        return None
+    except ContainsArrayError:
+        raise CacheError(f"{url} is a Zarr array, not a crossgru cache") from None
+    except OSError as error:
+        raise CacheError(f"cannot open the feature cache at {url}: {error}") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CacheError(f"{url}: damaged (zarr.json of the cache itself: {error}); extract into a new one") from None
+
+
+def empty_store(url: str) -> Store:
+    """A store without a cache: nothing is there, or what a killed ``create`` left.
+
+    Raises:
+        CacheError: something else is there already, and would become part of the cache.
+    """
+    store: Store = FsspecStore.from_url(url) if "://" in url else LocalStore(url)
+    others = set(child_names(store, "")) - {"videos"}
+    if child_names(store, "videos"):  # a killed create has made none yet
+        others.add("videos")
+    if others:
+        raise CacheError(
+            f"{url} is not a crossgru cache and not empty (it has {sorted(others)[0]!r}); give a new place"
+        )
+    return store

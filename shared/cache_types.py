@@ -1,0 +1,90 @@
+"""What a cache holds, in memory: facts of a video, and a stream of it.
+
+Axes: F frames of a video, N windows, T samples in a window, U unique frames, D feature size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from shared.cache_nodes import CacheError
+from shared.windows import WindowPlan
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What is known of a video once it has been decoded.
+
+    Attributes:
+        source: {"path": relative posix path, "bytes": size, "sha256": hex digest}.
+        fps: average frame rate, or 0.0 if the container does not say.
+        num_frames: F, frames that were decoded (not what a header promised).
+        width, height: displayed size in pixels, after rotation.
+        rotation: degrees clockwise that were applied for display: 0, 90, 180 or 270.
+        decoder: name, version and codec.
+        pts: float64 (F,), presentation time of every frame in seconds.
+        missing_frames: frames of a frame folder without a file; they show the nearest earlier picture.
+    """
+
+    source: Mapping[str, Any]
+    fps: float
+    num_frames: int
+    width: int
+    height: int
+    rotation: int
+    decoder: str
+    pts: np.ndarray = field(repr=False)
+    missing_frames: int = 0
+
+    def attrs(self) -> dict[str, Any]:
+        """The JSON part, as stored in the video group."""
+        names = ("fps", "num_frames", "width", "height", "rotation", "decoder", "missing_frames")
+        return {"source": dict(self.source), **{name: getattr(self, name) for name in names}}
+
+
+@dataclass(frozen=True)
+class StreamData:
+    """One cached stream of one video, in memory.
+
+    Attributes:
+        features: float16 (N, T, D) for kind "window", (U, D) for kind "timeline".
+        frames: int32 (U,) for a timeline stream, else None.
+        captions: U strings for a text stream, else None.
+    """
+
+    kind: str
+    recipe: dict[str, Any]
+    features: np.ndarray
+    frames: np.ndarray | None = None
+    captions: list[str] | None = None
+
+    def window_rows(self, plan: WindowPlan, stream: str) -> np.ndarray:
+        """Rows of ``features`` (timeline) or of ``features.reshape(N * T, D)`` (window): int64 (N, T).
+
+        Raises:
+            CacheError: the plan needs windows or frames that were not extracted.
+        """
+        if stream not in plan.frames:
+            raise CacheError(f"the window has no samples of stream {stream!r}; it has {', '.join(sorted(plan.frames))}")
+        wanted = plan.frames[stream]  # (N, T)
+        if self.kind == "window":
+            if wanted.shape != self.features.shape[:2]:
+                raise CacheError(
+                    f"stream {stream!r} is cached as {self.features.shape[0]} windows of {self.features.shape[1]} "
+                    f"samples, the window asked for needs {wanted.shape[0]} of {wanted.shape[1]}; extract it again"
+                )
+            return np.arange(wanted.size, dtype=np.int64).reshape(wanted.shape)
+        assert self.frames is not None
+        rows = np.searchsorted(self.frames, wanted)
+        found = np.isin(wanted, self.frames)
+        if not found.all():
+            lost = np.unique(wanted[~found])
+            raise CacheError(
+                f"stream {stream!r} lacks {len(lost)} of the frames that the window needs (first: {lost[0]}); "
+                "extract again with that window"
+            )
+        return rows

@@ -1,0 +1,51 @@
+"""Which files below a data set's root are videos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from shared.manifest_table import Problems
+
+VIDEO_SUFFIXES = frozenset(
+    ".mp4 .avi .mov .mkv .webm .m4v .mpg .mpeg .ts .mts .m2ts .3gp .3g2 .flv .wmv .ogv .mxf .vob".split()  # noqa: SIM905
+)
+IMAGE_SUFFIXES = frozenset([".jpg", ".jpeg", ".png"])
+IGNORED_NAMES = frozenset([".DS_Store", "Thumbs.db", "desktop.ini", "__MACOSX"])
+
+
+def match_videos(patterns: Any, root: Path, problems: Problems) -> list[str]:
+    """Paths below the root of all video files and frame folders that match one of the patterns."""
+    found: dict[str, None] = {}
+    for pattern in patterns if isinstance(patterns, list) else [patterns]:
+        if not is_pattern_below(pattern):
+            problems.add("[videos] glob", f"expected a pattern below the root, found {pattern!r}")
+            continue
+        try:
+            paths = sorted(root.glob(pattern))
+        except ValueError as error:
+            problems.add("[videos] glob", f"not a pattern: {error}")
+            continue
+        for path in paths:
+            parts = path.relative_to(root).parts
+            hidden = any(p in IGNORED_NAMES or p.startswith(".") for p in parts)
+            wanted = path.suffix.lower() in VIDEO_SUFFIXES if path.is_file() else is_frame_folder(path)
+            if not hidden and wanted:
+                found[path.relative_to(root).as_posix()] = None
+    return list(found)
+
+
+def is_pattern_below(pattern: Any) -> bool:
+    return (
+        isinstance(pattern, str)
+        and bool(pattern)
+        and not Path(pattern).is_absolute()
+        and ".." not in Path(pattern).parts
+    )
+
+
+def is_frame_folder(path: Path) -> bool:
+    """Whether this is a folder with images that are named by a number."""
+    return path.is_dir() and any(
+        p.stem.isdigit() and p.suffix.lower() in IMAGE_SUFFIXES for p in path.iterdir() if p.name not in IGNORED_NAMES
+    )
