@@ -1,12 +1,13 @@
 """The feature cache: one Zarr v3 store per data set, one writer and one reader.
 
-    <dataset>.zarr/            attrs: format, format_version, dataset, window
+    <dataset>.zarr/            attrs: format, format_version, dataset, window, made_with
       videos/<video_id>/       attrs: source, fps, num_frames, width, height, rotation, decoder, missing_frames
         pts                    float64 (F,)     seconds, as decoded
         <stream>/              attrs: kind, recipe, fingerprint, checksums, complete
           features             float16 (N, T, D) for kind "window", (U, D) for kind "timeline"
           frames               int32 (U,)       timeline only: the frame of each row, ascending
           captions             string (U,)      text only
+          thumbnails           string (U,)      text only, optional: base64 JPEG
 
 Promises:
   * ``complete`` is written last. A stream without it does not exist for readers and is redone by writers.
@@ -28,7 +29,7 @@ from typing import Any, Literal
 import numpy as np
 import zarr
 
-from shared.cache_arrays import StreamWriter, read_array, write_array
+from shared.cache_arrays import STRING_ARRAYS, StreamWriter, read_array, write_array
 from shared.cache_nodes import (
     MEND,
     Attrs,
@@ -65,8 +66,16 @@ class FeatureCache:
     # ------------------------------------------------------------------ open
 
     @classmethod
-    def create(cls, url: str | Path, *, dataset: str, window: WindowSpec) -> FeatureCache:
+    def create(
+        cls, url: str | Path, *, dataset: str, window: WindowSpec, made_with: Mapping[str, Any] | None = None
+    ) -> FeatureCache:
         """Open a cache for writing, making it if it is not there.
+
+        Args:
+            url: local path or fsspec URL.
+            dataset: name of the data set.
+            window: the windows to extract for.
+            made_with: preset and options, noted in a new cache so that others can be made like it.
 
         Raises:
             RecipeMismatch: the cache exists with another window specification or for another data set.
@@ -80,7 +89,7 @@ class FeatureCache:
             put_group(store, "videos", {})
             # Last, and in one write that does not replace: the cache is there whole or not at all, and of two
             # processes that make it at once one wins.
-            marks = {"format": FORMAT, "format_version": FORMAT_VERSION, **wanted}
+            marks = {"format": FORMAT, "format_version": FORMAT_VERSION, **wanted, "made_with": dict(made_with or {})}
             put_group(store, "", marks, exclusive=root is None)
         cache = cls._open(url, "r+")
         found = {"dataset": cache.dataset, "window": cache.window.to_dict()}
@@ -135,6 +144,11 @@ class FeatureCache:
         """The windows whose frames were extracted."""
         return WindowSpec.from_dict(self._root.attrs["window"])  # type: ignore[arg-type]
 
+    @property
+    def made_with(self) -> dict[str, Any]:
+        """Preset and options that the cache was begun with; empty if nobody noted them."""
+        return dict(self._root.attrs.get("made_with", {}))  # type: ignore[arg-type]
+
     # ------------------------------------------------------------------ read
 
     def video_ids(self) -> list[str]:
@@ -166,6 +180,11 @@ class FeatureCache:
         if len(pts) != info.num_frames:
             raise CacheError(f"{video_id}/pts: {len(pts)} rows for {info.num_frames} frames; {MEND}")
         return info
+
+    def source(self, video_id: str) -> dict[str, Any]:
+        """Path, bytes and sha256 of the file a video was decoded from; empty if it was never decoded to the end."""
+        (node,) = self._nodes(video_id)
+        return dict(node.get("source", {})) if isinstance(node, dict) else {}
 
     def streams(self, video_id: str) -> dict[str, dict[str, Any]]:
         """Complete streams of a video: name -> recipe.
@@ -205,7 +224,7 @@ class FeatureCache:
             raise CacheError(f"{self.url} has no complete stream {stream!r} for video {video_id!r}")
         where = f"{video_id}/{stream}"
         arrays = {n: read_array(self._videos, f"{where}/{n}", f"{where}/{n}") for n in sorted(marks["checksums"])}
-        features, frames, captions = (arrays.get(n) for n in ("features", "frames", "captions"))
+        features = arrays.get("features")
         num_axes = {"window": 3, "timeline": 2}.get(marks.get("kind", ""))
         if (
             features is None
@@ -213,9 +232,8 @@ class FeatureCache:
             or len({len(a) for a in arrays.values()}) > 1
         ):
             raise CacheError(f"{where}: damaged (its arrays do not fit each other); {MEND}")
-        return StreamData(
-            marks["kind"], marks["recipe"], features, frames, None if captions is None else captions.tolist()
-        )
+        strings = {n: arrays[n].tolist() for n in STRING_ARRAYS if n in arrays}
+        return StreamData(marks["kind"], marks["recipe"], features, arrays.get("frames"), **strings)
 
     # ------------------------------------------------------------------ write
 

@@ -18,9 +18,16 @@ from shared.cache_nodes import MEND, CacheError, put, put_group, stage
 from shared.recipe import Recipe, fingerprint
 
 CHUNK_BYTES = 8 * 2**20
-LOST_CAPTION = "\x00lost chunk"
+LOST_STRING = "\x00lost chunk"
 # What a chunk that is not on disk reads as. Nothing of it can be written, so that a lost chunk never looks like data.
-FILL: dict[str, Any] = {"features": np.nan, "pts": np.nan, "frames": -1, "captions": LOST_CAPTION}
+FILL: dict[str, Any] = {
+    "features": np.nan,
+    "pts": np.nan,
+    "frames": -1,
+    "captions": LOST_STRING,
+    "thumbnails": LOST_STRING,
+}
+STRING_ARRAYS = ("captions", "thumbnails")
 
 
 def checksum(values: np.ndarray) -> str:
@@ -96,20 +103,27 @@ class StreamWriter:
         self._kind, self._recipe, self._where = kind, dict(recipe), where
         self._pending: list[np.ndarray] = []
         self._frames: list[np.ndarray] = []
-        self._captions: list[str] | None = None
+        self._strings: dict[str, list[str]] = {}
         self._array: zarr.Array | None = None
         self._row_shape: tuple[int, ...] | None = None
         self._hash = hashlib.sha256()
         self.num_rows = 0
         self._num_written = 0
 
-    def append(self, features: np.ndarray, frames: np.ndarray | None = None, captions: list[str] | None = None) -> None:
+    def append(
+        self,
+        features: np.ndarray,
+        frames: np.ndarray | None = None,
+        captions: list[str] | None = None,
+        thumbnails: list[str] | None = None,
+    ) -> None:
         """Add rows. The arrays are copied.
 
         Args:
             features: float (n, T, D) or (n, D).
             frames: int (n,) for a timeline stream.
             captions: n strings for a text stream.
+            thumbnails: n base64 JPEGs for a text stream that keeps pictures beside its captions.
 
         Raises:
             CacheError: a value is not finite, or overflows float16, or the shapes do not fit; the message names
@@ -117,15 +131,16 @@ class StreamWriter:
         """
         with np.errstate(over="ignore"):
             rows = np.array(features, dtype="<f2", order="C")
-        self._check_shapes(rows, frames, captions)
+        strings = {k: v for k, v in (("captions", captions), ("thumbnails", thumbnails)) if v is not None}
+        self._check_shapes(rows, frames, strings)
         self._check_values(rows, features, frames)
         self._pending.append(rows)
         self.num_rows += len(rows)
         self._hash.update(rows.data)
         if frames is not None:
             self._frames.append(np.array(frames, dtype=np.int32))
-        if captions is not None:
-            self._captions = (self._captions or []) + [_storable(c) for c in captions]
+        for name, values in strings.items():
+            self._strings.setdefault(name, []).extend(_storable(v) for v in values)
         self._flush()
 
     def finish(self) -> None:
@@ -138,11 +153,11 @@ class StreamWriter:
             frames = np.concatenate(self._frames) if self._frames else np.zeros(0, np.int32)
             assert (np.diff(frames) > 0).all()
             small["frames"] = frames
-        if self._captions is not None:
-            small["captions"] = np.array(self._captions, dtype=object)
+        small |= {name: np.array(values, dtype=object) for name, values in self._strings.items()}
         for name, values in small.items():
             assert len(values) == self.num_rows, (self._where, name)
-            array = make_array(staging, name, values.shape, values.shape, str if name == "captions" else values.dtype)
+            dtype = str if name in STRING_ARRAYS else values.dtype
+            array = make_array(staging, name, values.shape, values.shape, dtype)
             if values.size:
                 array[...] = values
             checks[name] = checksum(values)
@@ -169,16 +184,16 @@ class StreamWriter:
         self._num_written += count
         self._pending = [rows[count:].copy()]  # a copy, to let the rows that are written go
 
-    def _check_shapes(self, rows: np.ndarray, frames: np.ndarray | None, captions: list[str] | None) -> None:
+    def _check_shapes(self, rows: np.ndarray, frames: np.ndarray | None, strings: dict[str, list[str]]) -> None:
         num_axes = 3 if self._kind == "window" else 2
         if rows.ndim != num_axes or rows.shape[1:] != (self._row_shape or rows.shape[1:]):
             wanted = self._row_shape or ("T, D" if self._kind == "window" else "D")
             raise CacheError(f"{self._where}: expected features of shape (n, {wanted}), found {rows.shape}")
-        mixed = self._row_shape is not None and (captions is None) != (self._captions is None)
+        mixed = self._row_shape is not None and strings.keys() != self._strings.keys()
         self._row_shape = rows.shape[1:]
         if mixed or (frames is None) != (self._kind == "window"):
             raise CacheError(f"{self._where}: frames belong to timeline streams, captions to all rows or to none")
-        for name, values in (("frames", frames), ("captions", captions)):
+        for name, values in (("frames", frames), *strings.items()):
             if values is not None and len(values) != len(rows):
                 raise CacheError(f"{self._where}: {len(values)} {name} for {len(rows)} rows")
 

@@ -54,6 +54,7 @@ class StreamData:
         features: float16 (N, T, D) for kind "window", (U, D) for kind "timeline".
         frames: int32 (U,) for a timeline stream, else None.
         captions: U strings for a text stream, else None.
+        thumbnails: U base64 JPEGs (small, squared pictures) if the text stream keeps them, else None.
     """
 
     kind: str
@@ -61,6 +62,7 @@ class StreamData:
     features: np.ndarray
     frames: np.ndarray | None = None
     captions: list[str] | None = None
+    thumbnails: list[str] | None = None
 
     def window_rows(self, plan: WindowPlan, stream: str) -> np.ndarray:
         """Rows of ``features`` (timeline) or of ``features.reshape(N * T, D)`` (window): int64 (N, T).

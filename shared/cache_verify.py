@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from shared.cache_arrays import checksum, read_array
+from shared.cache_arrays import STRING_ARRAYS, checksum, read_array
 from shared.cache_nodes import Attrs, CacheError, Damaged, child_groups, get_groups, headless_groups
 from shared.recipe import fingerprint
 
@@ -57,10 +57,10 @@ def _verify_stream(videos: zarr.Group, where: str, marks: Attrs | Damaged) -> li
     problems = []
     if fingerprint(recipe) != marks.get("fingerprint"):
         problems.append(f"{where}: the recipe does not match its fingerprint")
-    if checks.keys() - {"captions"} != wanted:
+    if checks.keys() - set(STRING_ARRAYS) != wanted:
         problems.append(f"{where}: a {marks['kind']} stream has no arrays {', '.join(sorted(checks))}")
     rows = {}
-    for name in sorted(checks.keys() & {"features", "frames", "captions"}):
+    for name in sorted(checks.keys() & {"features", "frames", *STRING_ARRAYS}):
         values, found = _verify_array(videos, f"{where}/{name}", checks)
         problems += found
         if values is not None:

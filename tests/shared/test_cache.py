@@ -81,7 +81,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def test_schema_with_plain_zarr(url: str) -> None:
-    write_video(FeatureCache.create(url, dataset="data", window=SPEC), "a")
+    write_video(FeatureCache.create(url, dataset="data", window=SPEC, made_with={"preset": "tiny"}), "a")
     root = zarr.open(url, mode="r")
     assert isinstance(root, zarr.Group)
     assert dict(root.attrs) == {
@@ -89,6 +89,7 @@ def test_schema_with_plain_zarr(url: str) -> None:
         "format_version": 1,
         "dataset": "data",
         "window": {"size": 8, "stride": 4, "samples": {"image": 4, "text": 2, "video": 4}, "sampling": "centers"},
+        "made_with": {"preset": "tiny"},
     }
     video: Any = root["videos/a"]
     attrs = dict(video.attrs)
@@ -258,6 +259,23 @@ def test_empty_captions(cache: FeatureCache, captions: list[str] | None) -> None
     writer.finish()
     assert cache.read("a", "text").captions == captions
     assert cache.verify("a") == []
+
+
+def test_thumbnails_beside_captions(cache: FeatureCache) -> None:
+    cache.write_info("a", make_info())
+    writer = cache.writer("a", "text", kind="timeline", recipe={})
+    writer.append(np.zeros((2, 6)), np.arange(2), ["one", "two"], ["/9j/4AAQ", "/9j/4BBQ"])
+    with pytest.raises(CacheError, match="all rows or to none"):
+        writer.append(np.zeros((1, 6)), np.array([2]), ["three"])
+    writer.finish()
+    assert cache.read("a", "text").thumbnails == ["/9j/4AAQ", "/9j/4BBQ"]
+    assert cache.read("a", "text").captions == ["one", "two"]
+    assert cache.verify("a") == []
+
+
+def test_what_a_cache_was_made_with_stays(cache: FeatureCache) -> None:
+    again = FeatureCache.create(cache.url, dataset=cache.dataset, window=cache.window, made_with={"preset": "other"})
+    assert again.made_with == cache.made_with == {}
 
 
 def test_a_stream_without_any_rows(cache: FeatureCache) -> None:
