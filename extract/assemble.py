@@ -22,6 +22,10 @@ from shared.cache_arrays import StreamWriter
 MAX_WAITING_WRITES = 64
 
 
+class CacheWriteError(OSError):
+    """The cache cannot be written, whatever the video: disk full, store unreachable, no permission."""
+
+
 class WriteThread:
     """Runs writes in order in one thread. A write that fails for the data fails its video; any other ends the run."""
 
@@ -35,7 +39,7 @@ class WriteThread:
         """Queue one write; waits while too many are queued.
 
         Raises:
-            OSError: an earlier write failed for a reason that is not the video's (disk full, store unreachable).
+            CacheWriteError: an earlier write failed for a reason that is not the video's.
         """
         self._raise_fatal()
         self._room.acquire()
@@ -64,6 +68,8 @@ class WriteThread:
             self._room.release()
 
     def _raise_fatal(self) -> None:
+        if isinstance(self._fatal, OSError):
+            raise CacheWriteError(f"the cache cannot be written: {self._fatal}") from self._fatal
         if self._fatal is not None:
             raise self._fatal
 

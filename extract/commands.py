@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+import io
 import signal
+import sys
+import traceback
 from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
@@ -14,12 +17,14 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
+from extract.config import unknown_name
 from shared.cache import CacheError, FeatureCache, RecipeMismatch
 from shared.ledger import FailureLedger
 from shared.manifest import Manifest, ManifestError, find_dataset, load_manifest
 
 # Plain words, no markup and no wrapping of paths: this text is also read from log files.
 err = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+GO_ON = "What is complete stays complete; run the same command again to go on."
 out = Console(markup=False, highlight=False, soft_wrap=True)
 
 
@@ -28,17 +33,21 @@ def _explained(command: Callable[..., int]) -> Callable[..., int]:
 
     @wraps(command)
     def explained(*args: Any, **kwargs: Any) -> int:
-        from extract.pipeline import SystemicFailure
-
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot show must not end a run
+                stream.reconfigure(errors="backslashreplace")
         try:
             return command(*args, **kwargs)
-        except (ManifestError, CacheError, RecipeMismatch, SystemicFailure, ValueError) as error:
+        except (ManifestError, CacheError, RecipeMismatch, ValueError) as error:
             err.print(f"error: {error}")
         except OSError as error:
-            err.print(f"error: {error}" if error.errno is None else f"error: {error.strerror}: {error.filename or ''}")
+            place = f": {error.filename}" if error.filename else ""
+            err.print(f"error: {error}" if error.errno is None else f"error: {error.strerror}{place}")
         except KeyboardInterrupt:
-            err.print("interrupted. What is complete stays complete; run the same command again to go on.")
+            err.print(f"interrupted. {GO_ON}")
             return 130
+        except Exception:  # a bug, or a device that gave up: Python's own status 1 would claim that the rest is safe
+            traceback.print_exc()
         return 2
 
     return explained
@@ -65,16 +74,18 @@ def run(
     """``extract run``."""
     signal.signal(signal.SIGTERM, _as_interrupt)
     from extract.config import find_preset, with_options
+    from extract.encoders import build_encoders, check_captioner
 
     config = with_options(find_preset(preset), **options)
     wanted = _stream_names(streams, tuple(config.window.samples), "--streams")
     replace = wanted if overwrite == "all" else _stream_names(overwrite, wanted, "--overwrite")
+    check_captioner(config.captioner)
     manifest = _load(dataset, root)
     url = cache_url(cache, manifest.name)
     store = FeatureCache.create(url, dataset=manifest.name, window=config.window)
 
-    from extract.encoders import build_encoders
-    from extract.pipeline import Summary, plan_jobs
+    from extract.assemble import CacheWriteError
+    from extract.pipeline import SystemicFailure, plan_jobs
     from extract.pipeline import run as extract
     from extract.show import RunDisplay, print_summary
 
@@ -91,10 +102,16 @@ def run(
     if untrained:
         err.print(f"note: untrained encoders (random weights) for {', '.join(untrained)}; not a result")
     if jobs:
-        with RunDisplay(err, jobs) as display:
-            summary = extract(jobs, store, encoders, ledger, summary, workers=workers, watcher=display)
+        try:
+            with RunDisplay(err, jobs) as display:
+                summary = extract(jobs, store, encoders, ledger, summary, workers=workers, watcher=display)
+        except SystemicFailure as error:
+            err.print(f"error: {error}")
+            return 2
+        except CacheWriteError as error:
+            err.print(f"error: {error}\n{GO_ON}")
+            return 2
     print_summary(out, summary, url, retry=f"python -m extract run {dataset} --retry-failed")
-    assert isinstance(summary, Summary)
     return summary.exit_status
 
 
@@ -149,6 +166,8 @@ def captions(dataset: str, *, cache: str | None, video: str | None, csv: Path | 
         pd.DataFrame(rows, columns=["video", "frame", "time_s", "caption"]).to_csv(csv, index=False)
         out.print(f"{len(rows)} captions -> {csv}")
         return 0
+    if not rows:
+        err.print(f"no captions in {store.url}")
     for name, frame, time_s, caption in rows:
         out.print(f"{name}  frame {frame:>6}  {time_s:8.2f} s  {caption}")
     return 0
@@ -198,9 +217,11 @@ def _cache_of(dataset: str, cache: str | None) -> str:
 
 def _stream_names(text: str, known: tuple[str, ...], option: str) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(n.strip() for n in text.split(",") if n.strip()))
-    unknown = [n for n in names if n not in known]
-    if unknown or (not names and option == "--streams"):
-        raise ValueError(f"{option} takes names out of {', '.join(known)}; found {', '.join(unknown) or 'nothing'}")
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{option}: {unknown_name('stream', name, known)}")
+    if not names and option == "--streams":
+        raise ValueError(f"{option} takes names out of {', '.join(known)}; found nothing")
     return names
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
@@ -89,11 +89,17 @@ def find_preset(name: str) -> ExtractConfig:
     Raises:
         ValueError: unknown name; the message offers the closest one.
     """
-    if name in PRESETS:
-        return PRESETS[name]
-    close = difflib.get_close_matches(name, PRESETS, n=1)
+    if name not in PRESETS:
+        raise ValueError(unknown_name("preset", name, PRESETS))
+    return PRESETS[name]
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
+    """What to say of a name that is none of the known ones, with the closest of them."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
-    raise ValueError(f"unknown preset {name!r}{hint} (presets: {', '.join(PRESETS)})")
+    return f"unknown {kind} {name!r}{hint} ({kind}s: {', '.join(names)})"
 
 
 def with_options(config: ExtractConfig, **options: Any) -> ExtractConfig:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,10 @@ class Failed:
 Event = Opened | Item | Window | Finished | Failed
 
 
+class Stopped(Exception):
+    """Nobody reads these events any more."""
+
+
 class ByteQueue:
     """A queue bounded by the bytes of its waiting events; an event larger than the bound passes alone."""
 
@@ -72,49 +77,52 @@ class ByteQueue:
         self._changed = threading.Condition()
         self._closed = False
 
-    def put(self, event: Event) -> bool:
-        """Wait for room. False if nobody reads any more."""
+    def put(self, event: Event) -> None:
+        """Wait for room, and add the event; raises ``Stopped`` after ``close``."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or not self._held or self._held + event.nbytes <= self._max)
-            if self._closed:
-                return False
+            self.check()
             self._events.append(event)
             self._held += event.nbytes
             self._changed.notify_all()
-            return True
 
     def get(self) -> Event:
-        """Wait for an event."""
+        """Wait for an event; raises ``Stopped`` after ``close``."""
         with self._changed:
-            self._changed.wait_for(lambda: bool(self._events))
+            self._changed.wait_for(lambda: self._closed or bool(self._events))
+            self.check()
             event = self._events.popleft()
             self._held -= event.nbytes
             self._changed.notify_all()
             return event
 
+    def check(self) -> None:
+        """Raises ``Stopped`` after ``close``; for writers that have much to do before they put anything."""
+        if self._closed:
+            raise Stopped
+
     def close(self) -> None:
-        """No more reading: writers give up."""
+        """No more reading: drop what waits, wake up whoever waits."""
         with self._changed:
             self._closed = True
+            self._events.clear()
             self._changed.notify_all()
 
-
-@dataclass
-class DecodeClock:
-    """Seconds that decode workers spent working, and frames they decoded, summed over workers."""
-
-    seconds: float = 0.0
-    frames: int = 0
-    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-
-    def add(self, seconds: float, frames: int) -> None:
-        with self.lock:
-            self.seconds += seconds
-            self.frames += frames
+    def until_end(self) -> Iterator[Event]:
+        """All events up to the one that ends a video."""
+        while True:
+            event = self.get()
+            yield event
+            if isinstance(event, Finished | Failed):
+                return
 
 
 class DecodeAhead:
-    """Decodes jobs in order, ``workers`` at a time, each into its own bounded queue."""
+    """Decodes jobs in order, ``workers`` at a time, each into its own bounded queue.
+
+    Attributes:
+        seconds: seconds that the workers spent working, summed over workers.
+    """
 
     def __init__(
         self,
@@ -123,77 +131,69 @@ class DecodeAhead:
         workers: int,
         max_bytes: int,
     ) -> None:
-        self._spec, self._encoders = spec, encoders
-        self._workers, self._share = workers, max(1, max_bytes // workers)
-        self.clock = DecodeClock()
+        self._spec, self._encoders, self._workers = spec, encoders, workers
+        self._share = max(1, max_bytes // (workers + 1))  # the video being read, and those decoded ahead
+        self._lock = threading.Lock()
+        self.seconds = 0.0
 
-    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Iterator[Event]]]:
-        """Yield every job with its events; the last event of a job is ``Finished`` or ``Failed``."""
-        ahead: deque[tuple[Job, ByteQueue]] = deque()
-        with ThreadPoolExecutor(self._workers, thread_name_prefix="decode") as pool:
-            try:
-                for job in jobs:
-                    events = ByteQueue(self._share)
-                    pool.submit(self._decode, job, events)
-                    ahead.append((job, events))
-                    if len(ahead) >= self._workers + 1:
-                        yield self._drain(*ahead.popleft())
-                while ahead:
-                    yield self._drain(*ahead.popleft())
-            finally:
-                for _, events in ahead:
-                    events.close()
-                pool.shutdown(wait=False, cancel_futures=True)
+    def run(self, jobs: Iterable[Job]) -> Generator[tuple[Job, Iterator[Event]], None, None]:
+        """Yield every job with its events; the last event of a job is ``Finished`` or ``Failed``.
+
+        Asking for the next job ends the reading of the one before. Close the generator (``contextlib.closing``) when
+        leaving early: it stops the workers within a frame.
+        """
+        queues: deque[tuple[Job, ByteQueue]] = deque()
+        pool = ThreadPoolExecutor(self._workers, thread_name_prefix="decode")
+        try:
+            for job in jobs:
+                queues.append((job, ByteQueue(self._share)))
+                pool.submit(self._decode, *queues[-1])
+                if len(queues) > self._workers:
+                    yield from self._hand_out(queues)
+            while queues:
+                yield from self._hand_out(queues)
+        finally:
+            for _, events in queues:
+                events.close()
+            pool.shutdown(wait=True, cancel_futures=True)
 
     @staticmethod
-    def _drain(job: Job, events: ByteQueue) -> tuple[Job, Iterator[Event]]:
-        def read() -> Iterator[Event]:
-            try:
-                while True:
-                    event = events.get()
-                    yield event
-                    if isinstance(event, Finished | Failed):
-                        return
-            finally:
-                events.close()
-
-        return job, read()
+    def _hand_out(queues: deque[tuple[Job, ByteQueue]]) -> Iterator[tuple[Job, Iterator[Event]]]:
+        job, events = queues[0]  # stays there while it is read, so that it is closed whatever happens
+        yield job, events.until_end()
+        queues.popleft()
+        events.close()
 
     def _decode(self, job: Job, events: ByteQueue) -> None:
-        started, waited, count = time.perf_counter(), 0.0, [0]
+        started, waited = time.perf_counter(), 0.0
         try:
-            for event in self._events(job, count):
+            for event in self._events(job, events.check):
                 before = time.perf_counter()
-                if not events.put(event):
-                    return
+                events.put(event)
                 waited += time.perf_counter() - before
-        except VideoError as error:
-            events.put(Failed(error.stage, "VideoError", str(error)))
+        except Stopped:
+            pass
         except Exception as error:  # whatever a hostile file provokes takes down this video only
-            events.put(Failed("decode", type(error).__name__, str(error) or repr(error)))
+            stage = error.stage if isinstance(error, VideoError) else "decode"
+            with suppress(Stopped):
+                events.put(Failed(stage, type(error).__name__, str(error) or repr(error)))
         finally:
-            self.clock.add(time.perf_counter() - started - waited, count[0])
+            with self._lock:
+                self.seconds += time.perf_counter() - started - waited
 
-    def _events(self, job: Job, count: list[int]) -> Iterator[Event]:
-        size, sha256 = _digest(job.file)
+    def _events(self, job: Job, check: Callable[[], None]) -> Iterator[Event]:
+        size, sha256 = source_digest(job.file, check)
         encoders = {s: self._encoders[s] for s in job.streams}
         times: list[float] = []
 
         def note(frame: DecodedFrame) -> None:
+            check()
             times.append(frame.pts_s)
-            count[0] += 1
 
         with open_video(job.file, job.fps) as video:
             yield Opened(video.promised_frames)
             yield from sample_video(video.frames, self._spec, encoders, note)
             yield Finished(_info(job, video, times, size, sha256))
-
-
-def _digest(file: Path) -> tuple[int, str]:
-    try:
-        return source_digest(file)
-    except OSError as error:
-        raise VideoError("open", f"cannot be read: {error.strerror or error}") from None
 
 
 def _info(job: Job, video: OpenVideo, times: list[float], size: int, sha256: str) -> VideoInfo:
@@ -210,4 +210,4 @@ def _info(job: Job, video: OpenVideo, times: list[float], size: int, sha256: str
     )
 
 
-__all__ = ["ByteQueue", "DecodeAhead", "Event", "Failed", "Finished", "Job", "Opened"]
+__all__ = ["ByteQueue", "DecodeAhead", "Event", "Failed", "Finished", "Job", "Opened", "Stopped"]

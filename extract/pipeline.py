@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -120,7 +121,7 @@ def run(
 
     Raises:
         SystemicFailure: all videos fail for one cause.
-        OSError: the cache cannot be written (disk full, store unreachable). What is complete stays complete.
+        CacheWriteError: disk full, store unreachable. What is complete stays complete.
     """
     watcher = watcher or Watcher()
     started = time.perf_counter()
@@ -151,7 +152,6 @@ def run(
         ledger.record(failure)
         summary.failed[name] = failure
         watcher.ended(assembly.job, failure)
-        _stop_if_systemic(summary)
 
     def settle() -> None:
         for assembly in list(assemblies.values()):
@@ -172,47 +172,56 @@ def run(
     packers: dict[str, TimelinePacker | WindowPacker] = {}
     for stream, encoder in encoders.items():
         if encoder.kind == "window":
-            packers[stream] = WindowPacker(encoder, partial(windows_done, stream))  # type: ignore[arg-type]
+            packers[stream] = WindowPacker(encoder, partial(windows_done, stream), cache.window.size)  # type: ignore[arg-type]
         else:
             packers[stream] = TimelinePacker(encoder, partial(frames_done, stream))  # type: ignore[arg-type]
 
-    # ------------------------------------------------------------------ decode -> encoders
-    decode = DecodeAhead(cache.window, encoders, workers, max_queue_bytes)
-    try:
-        for job, events in decode.run(jobs):
-            assembly = assemblies[job.video] = Assembly(job, cache, writes, encoders)
-            for event in _timed(events, clock):
-                match event:
-                    case Opened():
-                        watcher.opened(job, event.promised_frames)
-                    case Failed():
-                        fail(assembly, event.stage, event.error, event.message)
-                    case Finished():
-                        for packer in packers.values():
-                            packer.close(job.video)
-                        assembly.end(event.info)
-                    case _:
-                        packer, before = packers[event.stream], time.perf_counter()
-                        if packer.yields_row(event):
-                            assembly.expect(event.stream)
-                        packer.add(job.video, event)  # type: ignore[arg-type]
-                        clock[f"encode {event.stream}"] += time.perf_counter() - before
-                        if isinstance(event, Item):
-                            watcher.reached(job, event.frame)
-            settle()
+    def finish_pending() -> None:
         for stream, packer in packers.items():
             before = time.perf_counter()
             packer.flush()
             clock[f"encode {stream}"] += time.perf_counter() - before
         writes.drain()
         settle()
+
+    # ------------------------------------------------------------------ decode -> encoders
+    decode = DecodeAhead(cache.window, encoders, workers, max_queue_bytes)
+    try:
+        with closing(decode.run(jobs)) as videos:
+            for job, events in videos:
+                assembly = assemblies[job.video] = Assembly(job, cache, writes, encoders)
+                for event in _timed(events, clock):
+                    match event:
+                        case Opened():
+                            watcher.opened(job, event.promised_frames)
+                        case Failed():
+                            fail(assembly, event.stage, event.error, event.message)
+                        case Finished():
+                            for packer in packers.values():
+                                packer.close(job.video)
+                            assembly.end(event.info)
+                        case _:
+                            packer, before = packers[event.stream], time.perf_counter()
+                            if packer.yields_row(event):
+                                assembly.expect(event.stream)
+                            packer.add(job.video, event)  # type: ignore[arg-type]
+                            clock[f"encode {event.stream}"] += time.perf_counter() - before
+                            if isinstance(event, Item):
+                                watcher.reached(job, event.frame)
+                settle()
+                if _common_cause(summary):
+                    finish_pending()  # a short video that works may still wait for a batch to fill
+                    if cause := _common_cause(summary):
+                        raise SystemicFailure(cause)
+        finish_pending()
         assert not assemblies, f"rows never came for {sorted(assemblies)}"
     finally:
         writes.close()
         for name in list(assemblies):
-            cache.abandon(name)
+            with suppress(OSError):  # the store may be what failed; what stays behind is unmarked and will be redone
+                cache.abandon(name)
 
-    summary.seconds = {"decode": decode.clock.seconds, **clock, "write": writes.seconds}
+    summary.seconds = {"decode": decode.seconds, **clock, "write": writes.seconds}
     summary.wall_s = time.perf_counter() - started
     return summary
 
@@ -227,13 +236,16 @@ def _timed(events: Iterator[Event], clock: dict[str, float]) -> Iterator[Event]:
         yield event
 
 
-def _stop_if_systemic(summary: Summary) -> None:
+def _common_cause(summary: Summary) -> str | None:
+    """What to tell the user if many videos failed, all for one cause, and none has worked."""
     if summary.done or summary.skipped or len(summary.failed) < SYSTEMIC_FAILURES:
-        return
-    causes = {(f.stage, f.error, re.sub(r"\d+", "#", f.message)) for f in summary.failed.values()}
-    if len(causes) == 1:
-        last = next(reversed(summary.failed.values()))
-        raise SystemicFailure(
-            f"the first {len(summary.failed)} videos all failed for one cause, so the run stops here:\n"
-            f"  {last.stage}: {last.message}\nMend it, then run again with --retry-failed."
-        )
+        return None
+    # Names and numbers differ from video to video; the kind of failure does not.
+    causes = {(f.stage, f.error, re.sub(r"\d+", "#", f.message.replace(f.video, "*"))) for f in summary.failed.values()}
+    if len(causes) > 1:
+        return None
+    last = next(reversed(summary.failed.values()))
+    return (
+        f"the first {len(summary.failed)} videos all failed for one cause, so the run stops here:\n"
+        f"  {last.stage}: {last.message}\nMend it, then run again with --retry-failed."
+    )

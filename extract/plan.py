@@ -64,7 +64,7 @@ def sample_video(
         on_frame: called for every decoded frame.
     """
     lookback = max((-min(getattr(e, "context", (0,))) for e in encoders.values()), default=0)
-    sampler = _Sampler(spec, encoders, keep=spec.size + lookback)
+    sampler = _Sampler(spec, encoders, lookback)
     next_start, count = 0, 0
     for frame in frames:
         on_frame(frame)
@@ -81,11 +81,12 @@ def sample_video(
 class _Sampler:
     """The last frames of a video, and what has already been emitted of them."""
 
-    def __init__(self, spec: WindowSpec, encoders: Mapping[str, TimelineEncoder | WindowEncoder], keep: int) -> None:
-        self._spec, self._encoders = spec, encoders
+    def __init__(
+        self, spec: WindowSpec, encoders: Mapping[str, TimelineEncoder | WindowEncoder], lookback: int
+    ) -> None:
+        self._encoders, self._lookback = encoders, lookback
         self._offsets = {stream: spec.offsets(stream) for stream in encoders}
-        self._held: deque[DecodedFrame] = deque(maxlen=keep)
-        self._emitted = dict.fromkeys(encoders, -1)
+        self._held: deque[DecodedFrame] = deque(maxlen=spec.size + lookback)
         self._emitted_tail: dict[str, set[int]] = {stream: set() for stream in encoders}
         self.last_start = -1
 
@@ -97,11 +98,11 @@ class _Sampler:
         self.last_start = start
         wanted = {s: np.minimum(start + o, num_frames - 1) for s, o in self._offsets.items()}
         new = {s: sorted({int(f) for f in w} - self._emitted_tail[s]) for s, w in wanted.items()}
-        prepared = _Prepared(self._held)
+        converted = _Converted(self._held, self._lookback)
         for frame in sorted({f for fs in new.values() for f in fs}):
             for stream, encoder in self._encoders.items():
                 if frame in new[stream]:
-                    yield Item(stream, frame, prepared.item(encoder, frame))
+                    yield Item(stream, frame, converted.item(encoder, frame))
         for stream, encoder in self._encoders.items():
             seen = self._emitted_tail[stream] | set(new[stream])
             self._emitted_tail[stream] = {f for f in seen if f >= start}  # later windows start later
@@ -109,23 +110,25 @@ class _Sampler:
                 yield Window(stream, start, wanted[stream])
 
 
-class _Prepared:
-    """Prepared pictures of one window; a frame is converted to RGB once, whoever needs it."""
+class _Converted:
+    """Frames of one window as RGB: converted once, whoever needs them, and dropped when none can need them again."""
 
-    def __init__(self, held: deque[DecodedFrame]) -> None:
-        self._held = held
+    def __init__(self, held: deque[DecodedFrame], lookback: int) -> None:
+        self._held, self._lookback = held, lookback
         self._rgb: dict[int, np.ndarray] = {}
 
     def item(self, encoder: TimelineEncoder | WindowEncoder, frame: int) -> np.ndarray:
+        """The prepared input of one stream; ``frame`` never decreases from call to call."""
+        for old in [f for f in self._rgb if f < frame - self._lookback]:
+            del self._rgb[old]
         if encoder.kind == "window":
             return self._prepare(encoder, frame)  # (h, w, 3)
         context = encoder.context  # type: ignore[union-attr]
         return np.stack([self._prepare(encoder, max(0, frame + o)) for o in context])  # (C, h, w, 3)
 
     def _prepare(self, encoder: TimelineEncoder | WindowEncoder, frame: int) -> np.ndarray:
-        first = self._held[0].index
         if frame not in self._rgb:
-            self._rgb[frame] = self._held[frame - first].rgb()
+            self._rgb[frame] = self._held[frame - self._held[0].index].rgb()
         return encoder.prepare(self._rgb[frame])
 
 
@@ -186,15 +189,32 @@ class WindowPacker:
     """Keeps the frame pool of a window encoder and feeds both of its stages full batches.
 
     ``sink(video, features (n, T, D))`` gets the windows of one video, in order of their starts.
+
+    Args:
+        window_size: frames in a window; so many may have to be kept, because the tail window may start anywhere.
+
+    Raises:
+        ValueError: the encoder's pool cannot hold that.
     """
 
-    def __init__(self, encoder: WindowEncoder, sink: WindowSink) -> None:
+    def __init__(self, encoder: WindowEncoder, sink: WindowSink, window_size: int) -> None:
+        least = window_size + encoder.num_samples  # kept for later windows, and new for the next one
+        if encoder.num_slots < least:
+            raise ValueError(
+                f"the {encoder.stream} encoder has {encoder.num_slots} frame slots; windows of {window_size} frames "
+                f"with {encoder.num_samples} samples need {least}"
+            )
         self._encoder, self._sink = encoder, sink
         self._free = list(range(encoder.num_slots - 1, -1, -1))
         self._slot: dict[tuple[str, int], int] = {}
         self._uses = np.zeros(encoder.num_slots, dtype=np.int32)  # pending windows + 1 while a later one may come
         self._frames: list[tuple[int, np.ndarray]] = []  # slot, pixels: not encoded yet
         self._windows: deque[_PendingWindow] = deque()
+
+    @property
+    def num_free(self) -> int:
+        """Slots of the pool that no frame holds."""
+        return len(self._free)
 
     def yields_row(self, event: Item | Window) -> bool:
         """Whether the event leads to a row of the sink: each window does."""
@@ -269,8 +289,6 @@ class WindowPacker:
     def _take_slot(self) -> int:
         if not self._free:  # every slot is held: run both stages early, which frees those of the pending windows
             self.flush()
-        if not self._free:
-            raise RuntimeError(f"{self._encoder.num_slots} frame slots are too few for one window; this is a bug")
         return self._free.pop()
 
     def _release_before(self, video: str, start: int | None) -> None:

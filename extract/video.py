@@ -13,14 +13,18 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import av
 import numpy as np
+from av.stream import Disposition
+from av.video.reformatter import VideoReformatter
 from PIL import Image, UnidentifiedImageError
 
 IMAGE_SUFFIXES = frozenset([".jpg", ".jpeg", ".png"])
 DEFAULT_FOLDER_FPS = 30.0
+MAX_FOLDER_FRAMES = 10_000_000  # 90 hours; a larger number is a date or a serial number, not a frame
 # A container may promise a few frames more than it shows (edit lists, AVI headers); below this share it was cut off.
 MIN_DECODED_SHARE = 0.85
 
@@ -92,21 +96,18 @@ def open_video(path: Path, fps: float | None = None) -> Iterator[OpenVideo]:
     if path.is_dir():
         yield _open_folder(path, fps or DEFAULT_FOLDER_FPS)
         return
+    _check_regular(path)
     try:
-        regular = stat.S_ISREG(path.stat().st_mode)
-    except OSError as error:
-        raise VideoError("open", f"cannot be read: {error.strerror or error}") from None
-    if not regular:
-        raise VideoError("open", "expected a video file or a folder of numbered pictures, found a special file")
-    try:
-        # Metadata of real phone files is not always UTF-8; it is not worth losing the video.
-        container = av.open(str(path), metadata_errors="replace")
+        # Absolute, because FFmpeg takes "12:30.mp4" for the protocol "12". Metadata of real phone files is not always
+        # UTF-8; it is not worth losing the video.
+        container = av.open(str(path.absolute()), metadata_errors="replace")
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise VideoError("open", f"not a video this decoder knows: {_words(error)}") from None
     with container:
         stream = container.streams.best("video")
-        if stream is None:
-            kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
+        if stream is None or stream.disposition & Disposition.attached_pic:
+            kinds = ", ".join(sorted({"cover picture" if s.type == "video" else s.type for s in container.streams}))
+            kinds = kinds or "nothing"
             raise VideoError("open", f"no video stream (found: {kinds})")
         yield _open_stream(container, stream)  # type: ignore[arg-type]
 
@@ -133,13 +134,18 @@ def _promised(stream: av.VideoStream, rate: float) -> int:
 
 def _decode(container: av.container.InputContainer, stream: av.VideoStream, video: OpenVideo) -> Iterator[DecodedFrame]:
     index, pts_s, step_s = 0, 0.0, 1 / video.fps if video.fps else 1 / 30
+    read_to = [0.0]
+    # One converter for all frames: each one made anew takes megabytes and four times as long.
+    converter = VideoReformatter()
     try:
-        for frame in container.decode(stream):
+        for frame in _shown_frames(container, stream, read_to):
             if index == 0:
                 _note_geometry(video, frame)
+            if frame.is_corrupt:
+                raise VideoError("decode", f"frame {index} is damaged{_of(video)}")
             # A frame without a time gets the previous one plus a frame; it is still counted.
             pts_s = float(frame.time) if frame.time is not None else (pts_s + step_s if index else 0.0)
-            yield DecodedFrame(index, pts_s, lambda frame=frame: _to_rgb(frame))  # type: ignore[misc]
+            yield DecodedFrame(index, pts_s, partial(_to_rgb, frame, converter))
             index += 1
     except (av.error.FFmpegError, OSError, ValueError, MemoryError) as error:
         raise VideoError("decode", f"broken after {index} frames: {_words(error)}{_of(video)}") from None
@@ -147,6 +153,25 @@ def _decode(container: av.container.InputContainer, stream: av.VideoStream, vide
         raise VideoError("decode", f"no frame could be decoded{_of(video)}")
     if index < math.floor(MIN_DECODED_SHARE * video.promised_frames) - 1:
         raise VideoError("decode", f"truncated: decoded {index} frames{_of(video)}")
+    duration_s = (container.duration or 0) / av.time_base
+    if read_to[0] < MIN_DECODED_SHARE * duration_s - step_s:
+        words = f"the file ends at {read_to[0]:.1f} s, its header promises {duration_s:.1f} s"
+        raise VideoError("decode", f"truncated: decoded {index} frames, {words}")
+
+
+def _shown_frames(
+    container: av.container.InputContainer, stream: av.VideoStream, read_to: list[float]
+) -> Iterator[av.VideoFrame]:
+    """Frames of one stream; ``read_to[0]`` becomes the time in seconds at which the last packet of any track ends.
+
+    The other tracks are read, not decoded: containers without a frame count (Matroska, WebM) state only the duration
+    of their longest track, so only all tracks together tell a truncated file from a short video track.
+    """
+    for packet in container.demux():
+        if packet.pts is not None and packet.time_base:
+            read_to[0] = max(read_to[0], float((packet.pts + (packet.duration or 0)) * packet.time_base))
+        if packet.stream.index == stream.index:
+            yield from packet.decode()  # type: ignore[misc]
 
 
 def _note_geometry(video: OpenVideo, frame: av.VideoFrame) -> None:
@@ -155,10 +180,20 @@ def _note_geometry(video: OpenVideo, frame: av.VideoFrame) -> None:
     video.width, video.height = (frame.height, frame.width) if turned else (frame.width, frame.height)
 
 
-def _to_rgb(frame: av.VideoFrame) -> np.ndarray:
-    rgb = frame.to_ndarray(format="rgb24")  # (H, W, 3)
+def _to_rgb(frame: av.VideoFrame, converter: VideoReformatter) -> np.ndarray:
+    rgb = converter.reformat(frame, format="rgb24", threads=1).to_ndarray()  # (H, W, 3)
     turns = round(frame.rotation / 90) % 4  # PyAV's angle is counter-clockwise, as np.rot90's
-    return np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb
+    return np.ascontiguousarray(np.rot90(rgb, turns))  # always copied if the rows are padded
+
+
+def _check_regular(path: Path) -> None:
+    """Refuse what cannot be read as a file; opening a pipe would wait for ever."""
+    try:
+        regular = stat.S_ISREG(path.stat().st_mode)
+    except OSError as error:
+        raise VideoError("open", f"cannot be read: {error.strerror or error}") from None
+    if not regular:
+        raise VideoError("open", "expected a video file or a folder of numbered pictures, found a special file")
 
 
 def _of(video: OpenVideo) -> str:
@@ -185,12 +220,17 @@ def _open_folder(path: Path, fps: float) -> OpenVideo:
 def _numbered_files(path: Path) -> dict[int, Path]:
     """1-based frame number -> file."""
     files: dict[int, Path] = {}
-    for file in sorted(path.iterdir()):
+    try:
+        entries = sorted(path.iterdir())
+    except OSError as error:
+        raise VideoError("open", f"cannot be read: {error.strerror or error}") from None
+    for file in entries:
         if file.suffix.lower() not in IMAGE_SUFFIXES or not file.stem.isdecimal():
             continue
         number = int(file.stem)
-        if number < 1:
+        if not 1 <= number <= MAX_FOLDER_FRAMES:
             raise VideoError("open", f"frame folders count from 00001, found {file.name}")
+        _check_regular(file)
         if number in files:
             raise VideoError("open", f"two pictures for frame {number}: {files[number].name} and {file.name}")
         files[number] = file
@@ -217,15 +257,29 @@ def _read_picture(file: Path) -> np.ndarray:
         raise VideoError("decode", f"picture {file.name} cannot be read: {_words(error)}") from None
 
 
-def source_digest(path: Path) -> tuple[int, str]:
-    """Size in bytes and sha256 of a video file, or of a frame folder's names and contents."""
+def source_digest(path: Path, on_block: Callable[[], None] = lambda: None) -> tuple[int, str]:
+    """Size in bytes and sha256 of a video file, or of a frame folder's names and contents.
+
+    Args:
+        path: file or folder.
+        on_block: called after every MiB.
+
+    Raises:
+        VideoError: it cannot be read.
+    """
     digest, size = hashlib.sha256(), 0
-    files = [path] if path.is_file() else list(_numbered_files(path).values())
-    for file in files:
-        if path.is_dir():
-            digest.update(file.name.encode() + b"\x00")
-        with file.open("rb") as handle:
-            while block := handle.read(1 << 20):
-                digest.update(block)
-                size += len(block)
+    folder = path.is_dir()
+    if not folder:
+        _check_regular(path)
+    try:
+        for file in _numbered_files(path).values() if folder else [path]:
+            if folder:
+                digest.update(file.name.encode() + b"\x00")
+            with file.open("rb") as handle:
+                while block := handle.read(1 << 20):
+                    digest.update(block)
+                    size += len(block)
+                    on_block()
+    except OSError as error:
+        raise VideoError("open", f"cannot be read: {error.strerror or error}") from None
     return size, digest.hexdigest()

@@ -5,14 +5,14 @@ Names resolve to ``module:factory`` on use, so that nothing heavy is imported be
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from importlib import import_module
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from extract.config import ExtractConfig, unknown_name
+
 if TYPE_CHECKING:
-    from extract.config import ExtractConfig
     from extract.encoders.contract import TimelineEncoder, WindowEncoder
 
 CAPTIONERS: Mapping[str, str] = MappingProxyType(
@@ -23,17 +23,20 @@ CAPTIONERS: Mapping[str, str] = MappingProxyType(
 
 
 def build_captioner(name: str) -> Any:
-    """A captioner by name.
+    """A captioner by name; see ``check_captioner``."""
+    check_captioner(name)
+    module, _, factory = CAPTIONERS[name].partition(":")
+    return getattr(import_module(module), factory)()
+
+
+def check_captioner(name: str) -> None:
+    """Refuse an unknown captioner, before anything large is loaded.
 
     Raises:
         ValueError: unknown name; the message offers the closest one.
     """
     if name not in CAPTIONERS:
-        close = difflib.get_close_matches(name, CAPTIONERS, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"unknown captioner {name!r}{hint} (captioners: {', '.join(CAPTIONERS)})")
-    module, _, factory = CAPTIONERS[name].partition(":")
-    return getattr(import_module(module), factory)()
+        raise ValueError(unknown_name("captioner", name, CAPTIONERS))
 
 
 def build_encoder(stream: str, config: ExtractConfig) -> TimelineEncoder | WindowEncoder:
@@ -41,15 +44,17 @@ def build_encoder(stream: str, config: ExtractConfig) -> TimelineEncoder | Windo
     if stream == "video":
         from extract.encoders.videoprism import VideoPrismEncoder
 
-        v = config.video
+        v, num_samples = config.video, config.window.samples["video"]
         return VideoPrismEncoder(
             v.architecture,
             weights=v.weights,
             seed=v.seed,
             dtype=v.dtype,
-            num_samples=config.window.samples["video"],
+            num_samples=num_samples,
             frame_batch=v.frame_batch,
             window_batch=v.window_batch,
+            # Room for both batches to fill while every frame of a window is kept for the windows to come.
+            num_slots=v.frame_batch + v.window_batch * num_samples + config.window.size,
             resize=v.resize,
         )
     from extract.encoders.clip import ClipImageEncoder, load_clip

@@ -7,8 +7,9 @@ device. Features are the towers' projected outputs, not L2-normalised.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from torchvision.transforms import Compose, Normalize, ToTensor
 from extract.config import ClipConfig
 from extract.encoders.contract import Rows
 
+MAX_ASPECT = 64
 # A toy with every part of the real thing; 64 px, 4 x 4 patches, the real tokenizer and context length.
 TINY: dict[str, Any] = {
     "embed_dim": 64,
@@ -43,11 +45,20 @@ class ClipModel:
             raise ValueError(f"CLIP model {config.model!r}: give pretrained weights (--clip-weights) or a seed")
         self.model = _create(config).eval().to(self.device)
         self.weights_sha256 = state_digest(self.model)
-        self.tokenizer = (
-            open_clip.SimpleTokenizer() if config.model == "tiny" else open_clip.get_tokenizer(config.model)
-        )
         self.picture_steps, self.normalize = split_transform(self.model)
-        self.dim = int(getattr(self.model.visual, "output_dim", 0)) or TINY["embed_dim"]
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """Text -> token ids; made on use, because some models' tokenizers are a download of their own."""
+        name = self.config.model
+        return open_clip.SimpleTokenizer() if name == "tiny" else open_clip.get_tokenizer(name)
+
+    @cached_property
+    def dim(self) -> int:
+        """D. Measured, because open_clip's models do not all state it."""
+        size: Any = self.model.visual.image_size  # type: ignore[union-attr]
+        height, width = (size, size) if isinstance(size, int) else size
+        return int(self.run("encode_image", torch.zeros(1, 3, height, width)).shape[1])
 
     def recipe(self) -> dict[str, Any]:
         """What determines both towers' numbers."""
@@ -73,14 +84,22 @@ class ClipModel:
 class ClipImageEncoder:
     """Stream "image": CLIP's image tower on single frames."""
 
-    stream, kind, context = "image", "timeline", (0,)
+    stream, kind = "image", "timeline"
+    context: tuple[int, ...] = (0,)
 
     def __init__(self, clip: ClipModel) -> None:
         self._clip = clip
         self.dim, self.batch_size, self.trained = clip.dim, clip.config.batch_size, clip.trained
 
     def prepare(self, frame: np.ndarray) -> np.ndarray:
-        """uint8 RGB (H, W, 3) -> uint8 (h, w, 3): the picture half of open_clip's transform."""
+        """uint8 RGB (H, W, 3) -> uint8 (h, w, 3): the picture half of open_clip's transform.
+
+        Raises:
+            ValueError: beyond 64:1; resized to the model's height before the crop, it would take gigabytes.
+        """
+        height, width = frame.shape[:2]
+        if max(height, width) > MAX_ASPECT * min(height, width):
+            raise ValueError(f"a {width}x{height} frame is too narrow for CLIP's centre crop")
         picture: Any = Image.fromarray(frame)
         for step in self._clip.picture_steps:
             picture = step(picture)
@@ -130,13 +149,19 @@ def load_clip(config: ClipConfig) -> ClipModel:
 
 
 def _create(config: ClipConfig) -> torch.nn.Module:
+    known = open_clip.list_models()
+    if config.model != "tiny" and ":" not in config.model and config.model.replace("/", "-") not in known:
+        close = difflib.get_close_matches(config.model, known, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"open_clip has no model {config.model!r}{hint} (all: open_clip.list_models())")
     if config.seed is None:
         try:
             return open_clip.create_model(config.model, pretrained=config.weights)
         except Exception as error:
             raise ValueError(
                 f"CLIP weights {config.weights!r} of model {config.model!r} could not be loaded: {error}\n"
-                "Give a tag that open_clip knows (see open_clip.list_pretrained()) or a local file with --clip-weights PATH; without a network use PRESET=tiny."
+                "Give a tag that open_clip knows (see open_clip.list_pretrained()) or a local file; "
+                "without a network use the preset tiny."
             ) from error
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)

@@ -76,7 +76,8 @@ class WindowEncoder(Protocol):
         num_samples: T, samples per window.
         frame_batch: U, frames per call of ``encode_frames``.
         window_batch: N, windows per call of ``encode_windows``.
-        num_slots: P, size of the pool; at least frame_batch + window_batch * num_samples.
+        num_slots: P, size of the pool; at least frame_batch + window_batch * num_samples, and at least the window's
+            size + num_samples, since any of a window's frames may be needed again by the tail window.
         trained: see TimelineEncoder.
     """
 

@@ -1,0 +1,243 @@
+"""The command line: messages, exit statuses, outputs, and a quick --help."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import Result
+
+from extract.pipeline import Watcher
+from shared.cache import FeatureCache
+from tests.extract.support import REPO, write_video
+
+Cli = Callable[..., Result]
+
+HELP_SCRIPT = """
+import sys
+from typer.testing import CliRunner
+from extract.__main__ import app
+for words in ([], ["run"], ["status"], ["verify"], ["captions"], ["demo"]):
+    result = CliRunner().invoke(app, [*words, "--help"])
+    assert result.exit_code == 0, result.output
+    assert "Usage" in result.output
+    assert "[/" not in result.output
+    print(result.output)
+heavy = {"jax", "torch", "numpy", "zarr", "pandas", "av", "PIL", "open_clip", "transformers"}
+print("heavy:", sorted(heavy & set(sys.modules)))
+"""
+
+
+@pytest.fixture
+def videos(tmp_path: Path) -> Path:
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    for number, frames in enumerate((20, 70)):
+        write_video(folder / f"{number}.mp4", frames, seed=number)
+    return folder
+
+
+@pytest.fixture
+def tiny(cli: Cli) -> Cli:
+    """``run`` on image and text, which needs no compilation."""
+    return lambda dataset, *words: cli("run", dataset, "--preset", "tiny", "--streams", "image,text", *words)
+
+
+# ------------------------------------------------------------------------------------------------ help and usage
+
+
+def test_help_answers_without_heavy_imports() -> None:
+    done = subprocess.run([sys.executable, "-c", HELP_SCRIPT], cwd=REPO, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "heavy: []"
+    assert "python -m extract run demo --preset tiny" in done.stdout
+    assert "--retry-failed" in done.stdout
+
+
+def test_the_module_is_a_program() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "extract", "rnu"], cwd=REPO, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "No such command" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["clips", "--preset", "tniy"], "unknown preset 'tniy'; did you mean 'tiny'? (presets: tiny, base, large)"),
+        (["dmeo", "--preset", "tiny"], "no data set 'dmeo'; did you mean 'demo'?"),
+        (
+            ["clips", "--preset", "tiny", "--streams", "imgae"],
+            "--streams: unknown stream 'imgae'; did you mean 'image'?",
+        ),
+        (["clips", "--preset", "tiny", "--streams", " ,"], "--streams takes names out of video, image, text"),
+        (
+            ["clips", "--preset", "tiny", "--streams", "image", "--overwrite", "text"],
+            "--overwrite: unknown stream 'text'",
+        ),
+        (["clips", "--preset", "tiny", "--captioner", "ofline"], "unknown captioner 'ofline'; did you mean 'offline'?"),
+        (["clips", "--preset", "tiny", "--sampling", "middle"], "one of centers, endpoints, found 'middle'"),
+        (["clips", "--preset", "tiny", "--clip-model", "ViT-B32"], "no model 'ViT-B32'; did you mean 'ViT-B-32'?"),
+        (["clips", "--preset", "tiny", "--videoprism-weights", "gone.npz"], "gone.npz"),
+        (["clips", "--preset", "tiny", "--workers", "0"], "greater than or equal to 1"),
+        (["empty", "--preset", "tiny"], "no video found below empty"),
+    ],
+)
+def test_bad_usage_is_status_two_with_a_message(cli: Cli, videos: Path, words: list[str], message: str) -> None:
+    Path("empty").mkdir()
+    result = cli("run", *words)
+    assert result.exit_code == 2, result.output
+    assert message in result.output.replace("\n", " ").replace("  ", " ")
+    assert "Traceback" not in result.output
+
+
+def test_commands_on_a_cache_that_is_not_there(cli: Cli, videos: Path) -> None:
+    for command in ("status", "verify", "captions"):
+        result = cli(command, "clips")
+        assert result.exit_code == 2
+        assert "no feature cache at caches/clips.zarr" in result.output
+        assert "python -m extract run" in result.output
+
+
+# ------------------------------------------------------------------------------------------------ runs
+
+
+def test_run_status_verify_captions(tiny: Cli, cli: Cli, videos: Path) -> None:
+    first = tiny("clips")
+    assert first.exit_code == 0, first.output
+    assert "clips: 2 videos, 0 already complete, 2 to do; preset tiny, streams image, text" in first.output
+    assert "untrained encoders (random weights) for image, text; not a result" in first.output
+    assert "90 frames, 3 windows in" in first.output
+    assert "busy seconds (stages overlap): decode" in first.output
+    again = tiny("clips")
+    assert again.exit_code == 0
+    assert "2 already complete, 0 to do" in again.output
+
+    status = cli("status", "clips")
+    assert status.exit_code == 1  # the stream "video" is missing
+    assert "0/2 videos complete, 90 frames, 3 windows" in status.output
+    assert "2/2" in status.output
+    assert "0/2" in status.output
+    assert "open_clip image tiny random, seed 0" in status.output
+
+    verified = cli("verify", "clips")
+    assert (verified.exit_code, "2 videos, 4 complete streams, every checksum holds" in verified.output) == (0, True)
+
+    listed = cli("captions", "clips", "--video", "1.mp4").output.splitlines()
+    cache = FeatureCache.open("caches/clips.zarr")
+    captions = cache.read("1.mp4", "text").captions
+    assert captions is not None
+    assert [line.split(" s  ")[1] for line in listed] == captions
+    assert cli("captions", "clips", "--csv", "all.csv").exit_code == 0
+    frame = pd.read_csv("all.csv")
+    assert list(frame.columns) == ["video", "frame", "time_s", "caption"]
+    np.testing.assert_allclose(frame.time_s, frame.frame / 30, atol=1e-3)
+    unknown = cli("captions", "clips", "--video", "2.mp4")
+    assert (unknown.exit_code, "there are: 0.mp4, 1.mp4" in unknown.output) == (2, True)
+
+
+def test_failures_are_shown_and_retried(tiny: Cli, cli: Cli, videos: Path) -> None:
+    good = (videos / "1.mp4").read_bytes()
+    (videos / "1.mp4").write_text("not a video")
+    result = tiny("clips")
+    assert result.exit_code == 1
+    assert "1.mp4: open: not a video" in result.output
+    assert "python -m extract run clips --retry-failed" in result.output
+    assert "caches/failures.jsonl" in result.output
+    status = cli("status", "clips")
+    assert (status.exit_code, "failed  1.mp4: open: not a video" in status.output) == (1, True)
+    (videos / "1.mp4").write_bytes(good)
+    assert tiny("clips").exit_code == 1
+    assert tiny("clips", "--retry-failed").exit_code == 0
+    assert "failed" not in cli("status", "clips").output
+
+
+def test_a_data_set_in_which_nothing_works_is_status_two(tiny: Cli, videos: Path) -> None:
+    for n in range(10):
+        (videos / f"{n}.mp4").write_text("not a video")
+    result = tiny("clips")
+    assert result.exit_code == 2
+    assert "first 8 videos all failed for one cause" in result.output
+    assert "Traceback" not in result.output
+
+
+def test_settings_that_differ_from_the_cache_are_refused(tiny: Cli, videos: Path) -> None:
+    assert tiny("clips").exit_code == 0
+    result = tiny("clips", "--stride", "8")
+    assert result.exit_code == 2
+    assert "window.stride: cache has 16, asked for 8" in result.output
+    result = tiny("clips", "--clip-model", "ViT-B-32")
+    assert result.exit_code == 2
+    assert "model: cache has" in result.output
+    assert "--overwrite image" in result.output
+
+
+def test_damage_is_found(tiny: Cli, cli: Cli, videos: Path) -> None:
+    assert tiny("clips").exit_code == 0
+    chunk = next(p for p in Path("caches/clips.zarr/videos/0.mp4/image/features").rglob("c/**/*") if p.is_file())
+    data = bytearray(chunk.read_bytes())
+    data[10] ^= 1
+    chunk.write_bytes(data)
+    result = cli("verify", "caches/clips.zarr")
+    assert result.exit_code == 1
+    assert "0.mp4/image/features: " in result.output
+    assert "--overwrite" in result.output
+
+
+def test_a_full_disk_is_one_message_and_status_two(tiny: Cli, videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shared.cache_arrays.StreamWriter.append", full)
+        result = tiny("clips")
+    assert result.exit_code == 2
+    assert "error: the cache cannot be written: [Errno 28] No space left on device" in result.output
+    assert "run the same command again" in result.output
+    assert "Traceback" not in result.output
+    assert tiny("clips").exit_code == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_run_and_says_how_to_go_on(
+    number: int, tiny: Cli, videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("extract.show.RunDisplay.reached", lambda *args: os.kill(os.getpid(), number))
+        result = tiny("clips")
+    assert result.exit_code == 130
+    assert "run the same command again to go on" in result.output
+    assert tiny("clips").exit_code == 0
+
+
+def test_a_crash_is_not_taken_for_some_videos_failed(tiny: Cli, videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash(self: Watcher, *args: object) -> None:
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr("extract.show.RunDisplay.reached", crash)
+    result = tiny("clips")
+    assert result.exit_code == 2
+    assert "Traceback" in result.output
+    assert "CUDA out of memory" in result.output
+
+
+def test_names_that_the_terminal_cannot_show(tiny: Cli, videos: Path, tmp_path: Path) -> None:
+    (videos / "ünïcode ✓.mp4").write_text("not a video")
+    assert tiny("clips").exit_code == 1
+    done = subprocess.run(
+        [sys.executable, "-m", "extract", "status", "clips"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONPATH": str(REPO)},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert rb"\xfcn\xefcode \u2713.mp4: open: not a video" in done.stdout

@@ -1,0 +1,183 @@
+"""The house rules of imports: extract -> shared <- train, layers inside a stage, heavy libraries in their place."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[1]
+STAGES = ("extract", "train", "shared")
+
+# From top to bottom. A module imports only from layers below its own, never from its own; "a.*" is a whole package.
+LAYERS: dict[str, list[set[str]]] = {
+    "extract": [
+        {"extract.__main__"},
+        {"extract.commands"},
+        {"extract.show", "extract.demo"},
+        {"extract.pipeline", "extract.demo_scenes"},
+        {"extract.assemble"},
+        {"extract.decode"},
+        {"extract.plan"},
+        {"extract.encoders"},
+        {"extract.encoders.text"},
+        {"extract.encoders.clip", "extract.encoders.videoprism", "extract.encoders.offline_captioner"},
+        {"extract.encoders.videoprism_checkpoint", "extract.encoders.contract"},
+        {"extract.video"},
+        {"extract.config"},
+        {"extract"},
+    ],
+    "train": [
+        {"train.__main__"},
+        {"train.commands"},
+        {"train.report", "train.inference"},
+        {"train.show"},
+        {"train.crossval"},
+        {"train.runs"},
+        {"train.loop"},
+        {"train.checkpoints"},
+        {"train.evaluate"},
+        {"train.data"},
+        {"train.tracks"},
+        {"train.label_formats"},
+        {"train.labels", "train.bootstrap"},
+        {"train.metrics", "train.folds", "train.losses", "train.config"},
+        {"train.heads"},
+        {
+            "train.heads.cross_gru",
+            "train.heads.cross_gru_literal",
+            "train.heads.concat",
+            "train.heads.single",
+            "train.heads.standardize",
+        },
+        {"train.heads.layers"},
+        {"train.tasks"},
+        {"train"},
+    ],
+}
+EVERYWHERE_IN_SHARED = {"numpy", "pandas", "zarr", "shared"}
+# Library -> the only modules that import it.
+ONLY_IN = {
+    "jax": "extract.encoders",
+    "open_clip": "extract.encoders",
+    "transformers": "extract.encoders",
+    "av": ("extract.video", "extract.demo"),
+}
+
+
+def modules(stage: str) -> list[str]:
+    """Dotted names of all modules of a stage."""
+    names = []
+    for file in sorted((REPO / stage).rglob("*.py")):
+        parts = file.relative_to(REPO).with_suffix("").parts
+        names.append(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
+    return names
+
+
+def imports_of(name: str) -> Iterator[str]:
+    """Full names of the modules that a module imports, also inside functions; not those only for type checkers."""
+    file = REPO.joinpath(*name.split("."))
+    file = file / "__init__.py" if file.is_dir() else file.with_suffix(".py")
+    for node in walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name}: relative import"
+            assert node.module is not None
+            for alias in node.names:
+                part = f"{node.module}.{alias.name}"
+                yield part if part in ALL else node.module
+
+
+def walk(node: ast.AST) -> Iterator[ast.AST]:
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if not (isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"):
+            yield from walk(child)
+
+
+ALL = {name for stage in STAGES for name in modules(stage)}
+IMPORTS = {name: sorted(set(imports_of(name))) for name in sorted(ALL)}
+
+
+def top(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def is_in(name: str, places: str | tuple[str, ...]) -> bool:
+    return any(name == p or name.startswith(f"{p}.") for p in ([places] if isinstance(places, str) else places))
+
+
+def test_the_stages_meet_only_in_shared() -> None:
+    allowed = {"extract": {"extract", "shared"}, "train": {"train", "shared"}, "shared": {"shared"}}
+    wrong = [
+        f"{name} imports {found}"
+        for name, imported in IMPORTS.items()
+        for found in imported
+        if top(found) in STAGES and top(found) not in allowed[top(name)]
+    ]
+    assert wrong == []
+
+
+def test_shared_imports_little() -> None:
+    allowed = EVERYWHERE_IN_SHARED | set(sys.stdlib_module_names)
+    wrong = [f"{n}: {i}" for n, found in IMPORTS.items() if top(n) == "shared" for i in found if top(i) not in allowed]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("library", ONLY_IN)
+def test_heavy_libraries_stay_in_their_place(library: str) -> None:
+    users = [name for name, found in IMPORTS.items() if library in map(top, found)]
+    assert [name for name in users if not is_in(name, ONLY_IN[library])] == []
+
+
+def test_stage_two_never_sees_a_decoder_or_an_encoder() -> None:
+    banned = {"jax", "open_clip", "transformers", "av", "torchvision"}
+    assert [f"{n}: {i}" for n, f in IMPORTS.items() if top(n) == "train" for i in f if top(i) in banned] == []
+
+
+@pytest.mark.parametrize("stage", LAYERS)
+def test_imports_inside_a_stage_go_down(stage: str) -> None:
+    level = {name: height for height, layer in enumerate(reversed(LAYERS[stage])) for name in layer}
+    unplaced = [name for name in modules(stage) if name not in level]
+    assert unplaced == [], "give every module its layer"
+    wrong = [
+        f"{name} imports {found}"
+        for name in modules(stage)
+        for found in IMPORTS[name]
+        if top(found) == stage and level[found] >= level[name]
+    ]
+    assert wrong == []
+
+
+def test_every_layer_exists() -> None:
+    placed = {name for layers in LAYERS.values() for layer in layers for name in layer}
+    assert sorted(placed - ALL) == []
+
+
+@pytest.mark.parametrize(
+    ("names", "banned"),
+    [
+        (
+            [n for n in sorted(ALL) if top(n) == "train"],
+            {"jax", "open_clip", "transformers", "av", "torchvision", "extract"},
+        ),
+        (
+            [n for n in sorted(ALL) if top(n) == "shared"],
+            {"jax", "torch", "av", "PIL", "rich", "typer", "train", "extract"},
+        ),
+        (["extract", "extract.__main__"], {"jax", "torch", "av", "numpy", "zarr", "pandas"}),
+        (["extract.pipeline", "extract.commands", "extract.show"], {"jax", "torch", "open_clip", "transformers"}),
+    ],
+    ids=["train", "shared", "command line", "pipeline"],
+)
+def test_what_is_really_loaded(names: list[str], banned: set[str]) -> None:
+    """Also through libraries: a new process imports the modules and lists what came along."""
+    script = f"import importlib, sys\nfor n in {names!r}: importlib.import_module(n)\nprint(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], cwd=REPO, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert sorted(banned & {top(name) for name in done.stdout.split()}) == []
