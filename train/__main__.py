@@ -53,7 +53,7 @@ def cv(
     seed: Annotated[int, typer.Option(help="One seed, one result.")] = 0,
     baselines: Annotated[bool, typer.Option(help="Also train each stream alone, on the same folds.")] = True,
     permute_labels: Annotated[
-        bool, typer.Option(help="Control: shuffle labels across videos; must score chance.")
+        bool, typer.Option(help="Control: exchange labels across groups; must score chance.")
     ] = False,
     resume: Annotated[Path | None, typer.Option(help="Go on with this unfinished run folder.")] = None,
     device: Device = "auto",
@@ -84,7 +84,7 @@ def cv(
             root=root,
             runs=runs,
             baselines=baselines,
-            permute_labels=permute_labels,
+            permuted=permute_labels,
             resume=resume,
             device=device,
         )

@@ -9,7 +9,7 @@ from typing import Any
 from train.tasks import unknown_name
 
 WINDOW_LABELS = ("mean", "majority", "center", "any")
-FOLD_KINDS = ("group", "official", "column", "random-windows")
+FOLD_KINDS = ("group", "official", "column")
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class TrainConfig:
         max_epochs, patience: stop after ``patience`` epochs without a better validation score.
         window_label: how frames label a window: mean, majority, center or any; None takes the task's own.
         min_valid: a window with a smaller share of labelled frames is not trained on.
-        folds: "group" (cross-validation by group), "official" (train/val), "column" (given in the manifest), or
-            "random-windows" (leaks; refused unless asked for by this name).
+        folds: "group" (cross-validation by group), "official" (train/val) or "column" (given in the
+            manifest).
         num_folds: of group folds.
         val_fraction: share of each fold's training groups that chooses the epoch; the test fold never does.
         class_weights: weigh the classes of a binary task by inverse frequency.
@@ -60,6 +60,8 @@ class TrainConfig:
         for name in ("learning_rate", "val_fraction"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"{name} must be above 0 and below 1, found {getattr(self, name)}")
+        if not 0 <= self.seed < 2**31:  # what the splitter of scikit-learn takes, with room for the fold's number
+            raise ValueError(f"seed must be from 0 to {2**31 - 1}, found {self.seed}")
         if not 0 <= self.min_valid <= 1:
             raise ValueError(f"min_valid must be a share from 0 to 1, found {self.min_valid}")
 

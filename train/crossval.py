@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
+from train.checkpoints import load_model, save_model
 from train.config import TrainConfig
 from train.data import Features, Windows
 from train.evaluate import TrackScores, evaluate_frames, evaluate_windows, tracks_to_frames
-from train.folds import UNUSED, fold_column, group_folds, inner_validation, official_split, quantile_strata
+from train.folds import UNUSED, FoldError, fold_column, group_folds, inner_validation, official_split, quantile_strata
+from train.heads.standardize import HeadModel
 from train.labels import Track
-from train.loop import fit, predict, save_model
-from train.runs import Run, load_model, read_json, write_json
+from train.loop import fit, predict
+from train.runs import Run, read_json, write_json
 from train.tasks import Task
+
+Epochs = list[dict[str, float]]
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """The windows of one fold: bool (W,) each, disjoint in groups.
+
+    Attributes:
+        fold: 0-based.
+        test: scored, never seen in training.
+        train: what the head learns from.
+        val: what chooses the epoch.
+    """
+
+    fold: int
+    test: np.ndarray
+    train: np.ndarray
+    val: np.ndarray
 
 
 @dataclass
@@ -33,7 +54,7 @@ class CrossValidation:
     frames: list[TrackScores] = field(default_factory=list)
     fold_frames: list[float] = field(default_factory=list)
     fold_windows: list[float] = field(default_factory=list)
-    histories: list[list[dict[str, float]]] = field(default_factory=list)
+    histories: list[Epochs] = field(default_factory=list)
     best_epochs: list[int] = field(default_factory=list)
 
 
@@ -57,13 +78,33 @@ def _strata(tracks: Sequence[Track]) -> np.ndarray:
     return quantile_strata(means)
 
 
+def split_windows(config: TrainConfig, tracks: Sequence[Track], windows: Windows, folds: np.ndarray) -> list[Split]:
+    """The windows that test, teach and choose the epoch in every fold.
+
+    Raises:
+        FoldError: a part of a fold has no labelled window, or too few groups.
+    """
+    groups, strata = [t.group for t in tracks], _strata(tracks)
+    splits = []
+    for fold in sorted({int(f) for f in folds if f >= 0}):
+        train = (folds != fold) & (folds != UNUSED)  # (tracks,)
+        val = inner_validation(groups, train, strata, config.val_fraction, config.seed + fold)
+        masks = {"test": folds == fold, "train": train & ~val, "val": val}
+        split = Split(fold, **{name: mask[windows.track] for name, mask in masks.items()})
+        for name in masks:
+            if not (getattr(split, name) & windows.labelled).any():
+                raise FoldError(f"fold {fold + 1} has no labelled window to {name} on; use fewer folds or more labels")
+        splits.append(split)
+    return splits
+
+
 def cross_validate(
     task: Task,
     config: TrainConfig,
     features: Features,
     tracks: Sequence[Track],
     windows: Windows,
-    folds: np.ndarray,
+    splits: Sequence[Split],
     *,
     run: Run | None = None,
     device: str = "cpu",
@@ -71,14 +112,11 @@ def cross_validate(
 ) -> CrossValidation:
     """Train and test every fold. With ``run``, folds already in its folder are not trained again."""
     result = CrossValidation()
-    for fold in sorted({int(f) for f in folds if f >= 0}):
-        test, train, val = split_windows(config, tracks, windows, folds, fold)
-        model, best_epoch, history = _train_fold(
-            task, config, features, windows, train, val, fold, run, device, on_epoch
-        )
+    for split in splits:
+        model, best_epoch, history = _train_fold(task, config, features, windows, split, run, device, on_epoch)
         scores = predict(task, model, features, windows, device)  # (W, K')
-        frames = tracks_to_frames(tracks, windows, scores, test, fold)
-        usable = test & windows.labelled
+        frames = tracks_to_frames(tracks, windows, scores, split.test, split.fold)
+        usable = split.test & windows.labelled
         result.frames += frames
         result.fold_frames.append(evaluate_frames(task, frames)["value"])
         result.fold_windows.append(evaluate_windows(task, scores[usable], windows.labels[usable])[task.metric])
@@ -87,31 +125,20 @@ def cross_validate(
     return result
 
 
-def split_windows(
-    config: TrainConfig, tracks: Sequence[Track], windows: Windows, folds: np.ndarray, fold: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Windows that test, teach and choose the epoch in one fold: bool (W,) each, disjoint in groups."""
-    groups = [t.group for t in tracks]
-    train = (folds != fold) & (folds != UNUSED)  # (tracks,)
-    val = inner_validation(groups, train, _strata(tracks), config.val_fraction, config.seed + fold)
-    return (folds == fold)[windows.track], (train & ~val)[windows.track], val[windows.track]
-
-
 def constant_baseline(
-    task: Task, config: TrainConfig, tracks: Sequence[Track], windows: Windows, folds: np.ndarray
+    task: Task, tracks: Sequence[Track], windows: Windows, splits: Sequence[Split]
 ) -> list[TrackScores]:
     """The floor: always the majority class, or the mean label, of the training windows."""
     frames = []
-    for fold in sorted({int(f) for f in folds if f >= 0}):
-        test, train, val = split_windows(config, tracks, windows, folds, fold)
-        known = windows.labels[(train | val) & windows.labelled]  # (n, K)
+    for split in splits:
+        known = windows.labels[(split.train | split.val) & windows.labelled]  # (n, K)
         value = (known.mean(axis=0) > 0.5).astype(float) if task.kind == "binary" else known.mean(axis=0)
-        scores = np.repeat(value[None], len(windows), axis=0).astype(np.float64)
-        frames += tracks_to_frames(tracks, windows, scores, test, fold)
+        scores = np.repeat(value[None], len(windows), axis=0).astype(np.float64)  # (W, K')
+        frames += tracks_to_frames(tracks, windows, scores, split.test, split.fold)
     return frames
 
 
-def summarise(task: Task, result: CrossValidation, baselines: dict[str, float]) -> dict[str, Any]:
+def summarise(task: Task, result: CrossValidation, baselines: Mapping[str, float]) -> dict[str, Any]:
     """Contents of metrics.json."""
     pooled = evaluate_frames(task, result.frames)
     return {
@@ -120,7 +147,7 @@ def summarise(task: Task, result: CrossValidation, baselines: dict[str, float]) 
         "value": pooled["value"],
         "folds": result.fold_frames,
         "interval": pooled["interval"],
-        "baselines": baselines,
+        "baselines": dict(baselines),
         "mean": float(np.mean(result.fold_frames)),
         "std": float(np.std(result.fold_frames)),
         "windows": {
@@ -142,38 +169,41 @@ def _train_fold(
     config: TrainConfig,
     features: Features,
     windows: Windows,
-    train: np.ndarray,
-    val: np.ndarray,
-    fold: int,
+    split: Split,
     run: Run | None,
     device: str,
     on_epoch: Callable[[int, dict[str, float]], None],
-) -> tuple[Any, int, list[dict[str, float]]]:
+) -> tuple[HeadModel, int, Epochs]:
+    """Train one fold, or read it from the run's folder. Its history is written last and says that it is trained."""
+    fold = split.fold
     if run is not None and run.history(fold).exists():
         kept = read_json(run.history(fold))
-        return load_model(task, config, features.dims, run.checkpoint(fold)), kept["best_epoch"], kept["history"]
-    state_file = run.path / "checkpoints" / f"fold{fold + 1}.state.pt" if run else None
+        for row in kept["history"]:
+            on_epoch(fold, row)
+        model = load_model(task, config, features.dims, run.checkpoint(fold))
+        run.state(fold).unlink(missing_ok=True)
+        return model, kept["best_epoch"], kept["history"]
     done = fit(
         task,
         config,
         features,
         windows,
-        train,
-        val,
+        split.train,
+        split.val,
         fold=fold,
         device=device,
-        state_file=state_file,
+        state_file=run.state(fold) if run else None,
         on_epoch=lambda row: on_epoch(fold, row),
     )
-    if run is not None and state_file is not None:
+    if run is not None:
         save_model(done.model, run.checkpoint(fold))
-        write_json(run.history(fold), {"best_epoch": done.best_epoch, "history": done.history})
         _write_curves(run, fold, done.history)
-        state_file.unlink(missing_ok=True)
+        write_json(run.history(fold), {"best_epoch": done.best_epoch, "history": done.history})
+        run.state(fold).unlink(missing_ok=True)
     return done.model, done.best_epoch, done.history
 
 
-def _write_curves(run: Run, fold: int, history: list[dict[str, float]]) -> None:
+def _write_curves(run: Run, fold: int, history: Epochs) -> None:
     with SummaryWriter(str(run.path / "tensorboard" / f"fold{fold + 1}")) as writer:
         for row in history:
             for name in ("train_loss", "val_loss", "val_score"):

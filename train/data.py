@@ -35,14 +35,12 @@ class Features:
         rows: stream -> video id -> int64 (N, T), rows of the bank for every window.
         plans: video id -> its windows.
         recipes: stream -> recipe, the same for every video.
-        captions: video id -> [(frame, caption)].
     """
 
     banks: dict[str, Tensor]
     rows: dict[str, dict[str, np.ndarray]]
     plans: dict[str, WindowPlan]
     recipes: dict[str, dict[str, Any]]
-    captions: dict[str, list[tuple[int, str]]]
 
     @property
     def dims(self) -> dict[str, int]:
@@ -76,18 +74,45 @@ class Windows:
         return len(self.track)
 
 
+def cached_videos(cache: FeatureCache, streams: Sequence[str]) -> tuple[dict[str, int], list[str]]:
+    """Videos with all of some streams: id -> number of frames F; and the ids of those that lack one.
+
+    Raises:
+        CacheError: no video has them all.
+    """
+    found = {v: set(cache.streams(v)) for v in cache.video_ids()}
+    lacking = sorted(v for v, has in found.items() if not has.issuperset(streams))
+    if len(lacking) == len(found):
+        seen = ", ".join(sorted(set().union(*found.values()))) or "nothing"
+        raise CacheError(
+            f"{cache.url} has no video with all of the streams {', '.join(sorted(streams))} (it has {seen}); "
+            "extract them first"
+        )
+    frames = {}
+    for video_id in found.keys() - set(lacking):
+        info = cache.info(video_id)
+        assert info is not None  # a complete stream implies it
+        frames[video_id] = info.num_frames
+    return dict(sorted(frames.items())), lacking
+
+
+def read_captions(cache: FeatureCache, video_id: str) -> list[tuple[int, str]]:
+    """What the captioner wrote: [(frame, caption)], empty for a video without text."""
+    if "text" not in cache.streams(video_id):
+        return []
+    data = cache.read(video_id, "text")
+    if data.frames is None or data.captions is None:
+        return []
+    return list(zip(data.frames.tolist(), data.captions, strict=True))
+
+
 def load_features(cache: FeatureCache, video_ids: Sequence[str], streams: Iterable[str]) -> Features:
     """Read whole streams of many videos, several videos at once.
 
     Raises:
-        CacheError: a stream is missing or damaged, or videos were made by different recipes.
+        CacheError: a video or stream is missing or damaged, or videos were made by different recipes.
     """
     streams, window = list(streams), cache.window
-    if not video_ids:
-        raise CacheError(f"{cache.url} holds no complete video; extract first")
-    absent = [s for s in streams if s not in window.samples]
-    if absent:
-        raise CacheError(f"{cache.url} has no stream {', '.join(absent)} (it has {', '.join(sorted(window.samples))})")
 
     def read(video_id: str) -> tuple[int, dict[str, StreamData]]:
         info = cache.info(video_id)
@@ -116,12 +141,7 @@ def load_features(cache: FeatureCache, video_ids: Sequence[str], streams: Iterab
             parts.append(part)
             offset += len(part)
         banks[stream] = torch.from_numpy(np.concatenate(parts))  # (rows, D)
-    captions = {
-        v: list(zip(s["text"].frames.tolist(), s["text"].captions, strict=True))
-        for v, (_, s) in data.items()
-        if "text" in s and s["text"].captions is not None and s["text"].frames is not None
-    }
-    return Features(banks, rows, plans, recipes, captions)
+    return Features(banks, rows, plans, recipes)
 
 
 def build_windows(tracks: Sequence[Track], features: Features, rule: str, min_valid: float) -> Windows:

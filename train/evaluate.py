@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from train.bootstrap import bootstrap_interval
 from train.data import Windows
 from train.labels import Track
-from train.metrics import TASK_METRICS, bootstrap_interval
+from train.metrics import TASK_METRICS
 from train.tasks import Task
 
 NUM_RESAMPLES = 1000

@@ -13,7 +13,6 @@ from train.tasks import unknown_name
 
 ALWAYS_TRAIN = -1
 UNUSED = -2
-RANDOM_WINDOWS = "random-windows"
 _SPLIT_NAMES = {"train": ALWAYS_TRAIN, "val": 0, "validation": 0, "test": UNUSED}
 
 
@@ -204,31 +203,3 @@ def inner_validation(
     chosen = np.zeros(len(groups), bool)
     chosen[rows[inner == int(np.abs(shares - fraction).argmin())]] = True
     return chosen
-
-
-def random_window_folds(num_windows: int, num_folds: int, seed: int, *, requested_as: str) -> np.ndarray:
-    """Windows dealt to folds at random: neighbours of every tested window are trained on, so the score is worthless.
-
-    It exists to measure that leak. On Aff-Wild2 copying the label of the nearest training window then scores a CCC of
-    .951 (stride 32) without any model, so the caller must ask for it by its full name.
-
-    Args:
-        num_windows: N over all tracks.
-        num_folds: Number of folds.
-        seed: Seed of the deal.
-        requested_as: What the user typed; anything but "random-windows" is refused.
-
-    Returns:
-        (num_windows,) int64 fold of each window, sizes equal to within one.
-
-    Raises:
-        FoldError: Not asked for by name, fewer than 2 folds, or fewer windows than folds.
-    """
-    if requested_as != RANDOM_WINDOWS:
-        raise FoldError(
-            f"folds over random windows test on neighbours of what they train on; they are made only for "
-            f"--folds {RANDOM_WINDOWS}, not for {requested_as!r}"
-        )
-    if not 2 <= num_folds <= num_windows:
-        raise FoldError(f"{num_folds} folds of {num_windows} windows: need 2 folds or more and a window for each")
-    return np.random.default_rng(seed).permutation(np.arange(num_windows) % num_folds)

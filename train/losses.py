@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from train.tasks import unknown_name
+from train.tasks import Task, unknown_name
 
 CCC_EPS = 1e-8  # keeps a batch of one constant value at CCC 0 with a finite gradient
 
@@ -124,3 +124,16 @@ def loss_named(name: str) -> Callable[..., Tensor]:
     if name not in LOSSES:
         raise ValueError(unknown_name("loss", name, LOSSES))
     return LOSSES[name]
+
+
+def loss_for(task: Task, name: str | None) -> Callable[..., Tensor]:
+    """The loss of a task by name; None takes the task's own.
+
+    Raises:
+        ValueError: No such loss, or one for another kind of task.
+    """
+    name = name or task.default_loss
+    loss = loss_named(name)
+    if name not in task.losses:
+        raise ValueError(f"task {task.name!r} takes the losses {', '.join(task.losses)}, not {name!r}")
+    return loss

@@ -1,18 +1,15 @@
-"""The official scores, per frame and pooled over videos, and how sure they are.
+"""The official scores, per frame and pooled over videos.
 
-Every score here is a function of sums over frames (a confusion matrix, or moments), counted by torchmetrics once per
-video. So the bootstrap over videos adds up small tables instead of pooling hundreds of thousands of frames each time.
+Every score here is a function of sums over frames (a confusion matrix, or moments), counted once per video, so that the
+bootstrap (train/bootstrap.py) adds up small tables instead of pooling all frames each time. The tests hold them against
+scikit-learn and torchmetrics; importing the latter here would cost seconds and pull in torchvision and transformers.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import compress
 from types import MappingProxyType
 
 import numpy as np
-import torch
-from torchmetrics.functional.classification import multiclass_confusion_matrix
-from torchmetrics.regression import ConcordanceCorrCoef
 
 Pair = tuple[np.ndarray, np.ndarray]  # predictions and labels of one video, frame by frame
 CONSTANT = 1e-12  # a variance below this share of the second moment is rounding error of a constant
@@ -34,12 +31,12 @@ def _labelled(pred: np.ndarray, label: np.ndarray) -> Pair:
     return pred, label
 
 
-def _classes(prob: np.ndarray, label: np.ndarray, threshold: float) -> tuple[torch.Tensor, torch.Tensor]:
+def _classes(prob: np.ndarray, label: np.ndarray, threshold: float) -> Pair:
     """Decisions and labels of the labelled frames, each (n,) int64 of 0 and 1."""
     prob, label = _labelled(np.ravel(prob), np.ravel(label))
     if not np.isin(label, (0.0, 1.0)).all():
         raise ValueError("violence labels must be 0, 1 or NaN")
-    return torch.from_numpy((prob > threshold).astype(np.int64)), torch.from_numpy(label.astype(np.int64))
+    return (prob > threshold).astype(np.int64), label.astype(np.int64)
 
 
 def violence_scores(prob: np.ndarray, label: np.ndarray, threshold: float = 0.5) -> dict[str, float]:
@@ -60,14 +57,14 @@ def violence_scores(prob: np.ndarray, label: np.ndarray, threshold: float = 0.5)
         ValueError: No labelled frame, shapes that differ, a label other than 0, 1 and NaN, a prediction not finite.
     """
     confusion = _confusions([(prob, label)], threshold)[0]  # (2, 2)
-    _require_frames(int(confusion.sum()))
+    require_frames(int(confusion.sum()))
     return {name: float(value) for name, value in _violence_from(confusion).items()}
 
 
 def _confusions(videos: Sequence[Pair], threshold: float = 0.5) -> np.ndarray:
     """(V, 2, 2) float64 confusion matrices, rows true, columns decided."""
     parts = [_classes(prob, label, threshold) for prob, label in videos]
-    return np.stack([multiclass_confusion_matrix(d, t, num_classes=2).double().numpy() for d, t in parts])
+    return np.stack([np.bincount(2 * t + d, minlength=4).reshape(2, 2) for d, t in parts]).astype(np.float64)
 
 
 def _violence_from(confusion: np.ndarray) -> dict[str, np.ndarray]:
@@ -83,9 +80,8 @@ def _violence_from(confusion: np.ndarray) -> dict[str, np.ndarray]:
 def va_scores(pred: np.ndarray, label: np.ndarray) -> dict[str, float]:
     """Official Aff-Wild2 VA score: the CCC of valence and of arousal over all labelled frames, and their mean.
 
-    CCC = 2 s_xy / (s_x^2 + s_y^2 + (m_x - m_y)^2) in float64 with biased (1/n) moments. torchmetrics accumulates the
-    moments; its own CCC divides variances by n - 1 and gives NaN with a warning for a constant, so the last line is
-    ours: predictions that are all the same score 0.
+    CCC = 2 s_xy / (s_x^2 + s_y^2 + (m_x - m_y)^2) in float64 with biased (1/n) moments; torchmetrics divides variances
+    by n - 1 and gives NaN for a constant. Predictions that are all the same score 0.
 
     Args:
         pred: (n, 2) valence and arousal.
@@ -98,7 +94,7 @@ def va_scores(pred: np.ndarray, label: np.ndarray) -> dict[str, float]:
         ValueError: No labelled frame, shapes that differ, or a prediction on a labelled frame that is not finite.
     """
     sums = _moments([(pred, label)])[0]  # (2, 6)
-    _require_frames(int(sums[0, 0]))
+    require_frames(int(sums[0, 0]))
     return {name: float(value) for name, value in _va_from(sums).items()}
 
 
@@ -115,14 +111,9 @@ def _moments(videos: Sequence[Pair]) -> np.ndarray:
     centre = sum(label.sum(0) for _, label in pairs) / max(num_frames, 1)  # (2,)
     sums = np.zeros((len(pairs), 2, 6))
     for row, (pred, label) in zip(sums, pairs, strict=True):
-        if not len(label):
-            continue
-        counter = ConcordanceCorrCoef(num_outputs=2).set_dtype(torch.float64)
-        counter.update(torch.from_numpy(pred - centre), torch.from_numpy(label - centre))
-        # torchmetrics keeps means and sums of centred products: var_x is sum (x - m_x)^2, and so on.
-        x, y, xx, yy, xy = (getattr(counter, s).numpy() for s in ("mean_x", "mean_y", "var_x", "var_y", "corr_xy"))
-        n = len(label)
-        row[:] = np.stack([np.full(2, n), n * x, n * y, xx + n * x * x, yy + n * y * y, xy + n * x * y], axis=-1)
+        x, y = pred - centre, label - centre  # (n, 2) each
+        parts = (np.ones_like(x), x, y, x * x, y * y, x * y)
+        row[:] = np.stack([part.sum(axis=0) for part in parts], axis=-1)
     return sums
 
 
@@ -137,7 +128,8 @@ def _va_from(sums: np.ndarray) -> dict[str, np.ndarray]:
     return {"ccc_mean": ccc.mean(-1), "ccc_valence": ccc[..., 0], "ccc_arousal": ccc[..., 1]}
 
 
-def _require_frames(num_frames: int) -> None:
+def require_frames(num_frames: int) -> None:
+    """Raise ValueError where nothing was labelled."""
     if not num_frames:
         raise ValueError("no labelled frame to score")
 
@@ -165,105 +157,3 @@ TASK_METRICS: Mapping[str, Metric] = MappingProxyType(
         "va": Metric("ccc_mean", va_scores, _moments, _va_from),
     }
 )
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A score on all videos, and the percentile interval of the bootstrap around it."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Difference(Interval):
-    """A score of A minus that of B; `share_above_zero` is the share of resamples in which A is better."""
-
-    share_above_zero: float
-
-
-def resample_videos(num_videos: int, num_resamples: int, seed: int) -> np.ndarray:
-    """How often each video is drawn, with replacement: (num_resamples, num_videos) int64, rows sum to num_videos."""
-    return np.random.default_rng(seed).multinomial(num_videos, np.full(num_videos, 1 / num_videos), num_resamples)
-
-
-def _resampled(metric: Metric, sums: np.ndarray, counts: np.ndarray) -> tuple[dict, dict]:
-    """Scores on all videos, and their values (R,) on the resamples."""
-    drawn = np.tensordot(counts.astype(np.float64), sums, axes=1)  # (R, ...)
-    return metric.from_statistics(sums.sum(0)), metric.from_statistics(drawn)
-
-
-def _with_frames(videos: Sequence[Pair]) -> list[bool]:
-    return [bool(np.isfinite(np.asarray(label).reshape(len(label), -1)).all(axis=1).any()) for _, label in videos]
-
-
-def bootstrap_interval(
-    metric: Metric, videos: Sequence[Pair], num_resamples: int = 1000, seed: int = 0, level: float = 0.95
-) -> dict[str, Interval]:
-    """Percentile bootstrap over videos: frames of one video depend on each other, so videos are what is resampled.
-
-    Args:
-        metric: One of `TASK_METRICS`.
-        videos: Predictions and labels of each video, as `metric.scores` takes them. Videos without a labelled frame
-            are left out. Put left and right tracks of one video together.
-        num_resamples: Draws of as many videos, with replacement.
-        seed: Seed of the draws.
-        level: Coverage, between 0 and 1.
-
-    Returns:
-        {score name: Interval}; value is the score on all videos.
-
-    Raises:
-        ValueError: No labelled frame at all, or what `metric.scores` raises.
-    """
-    videos = [*compress(videos, _with_frames(videos))]
-    _require_frames(len(videos))
-    counts = resample_videos(len(videos), num_resamples, seed)
-    values, draws = _resampled(metric, metric.statistics(videos), counts)
-    tail = (1 - level) / 2
-    return {
-        name: Interval(float(values[name]), *np.quantile(draw, [tail, 1 - tail]).tolist())
-        for name, draw in draws.items()
-    }
-
-
-def paired_bootstrap(
-    metric: Metric,
-    videos_a: Sequence[Pair],
-    videos_b: Sequence[Pair],
-    num_resamples: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> dict[str, Difference]:
-    """Bootstrap of the difference A - B, both scored on the same drawn videos, so that hard videos cancel.
-
-    Args:
-        metric: One of `TASK_METRICS`.
-        videos_a: As for `bootstrap_interval`.
-        videos_b: The same videos in the same order, with the same labels, other predictions.
-        num_resamples: As for `bootstrap_interval`.
-        seed: As for `bootstrap_interval`.
-        level: As for `bootstrap_interval`.
-
-    Returns:
-        {score name: Difference}.
-
-    Raises:
-        ValueError: The labels of A and B differ, or what `bootstrap_interval` raises.
-    """
-    if len(videos_a) != len(videos_b) or not all(
-        np.array_equal(a, b, equal_nan=True) for (_, a), (_, b) in zip(videos_a, videos_b, strict=True)
-    ):
-        raise ValueError("a paired bootstrap needs the same videos with the same labels on both sides")
-    keep = _with_frames(videos_a)
-    _require_frames(sum(keep))
-    counts = resample_videos(sum(keep), num_resamples, seed)
-    value_a, draw_a = _resampled(metric, metric.statistics([*compress(videos_a, keep)]), counts)
-    value_b, draw_b = _resampled(metric, metric.statistics([*compress(videos_b, keep)]), counts)
-    tail, result = (1 - level) / 2, {}
-    for name in draw_a:
-        gap = draw_a[name] - draw_b[name]  # (R,)
-        low, high = np.quantile(gap, [tail, 1 - tail]).tolist()
-        result[name] = Difference(float(value_a[name] - value_b[name]), low, high, float((gap > 0).mean()))
-    return result

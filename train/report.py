@@ -1,4 +1,4 @@
-"""A run as one self-contained page: scores, curves, errors, and a few videos frame by frame."""
+"""A run as one self-contained page: scores, curves, errors, and a few tracks frame by frame."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from train.runs import Run, read_json
 from train.show import SCORE_NAMES
 from train.tasks import Task
 
-NUM_VIDEOS = 4
+NUM_TRACKS = 4
 NUM_CAPTIONS = 6
-TRUTH, PREDICTED, ALERT = "#6b7280", "#2563eb", "#dc2626"
+TRUTH, PREDICTED, ALERT, UNKNOWN = "#6b7280", "#2563eb", "#f8d4d4", "#eceef1"
 COLORS = ("#2563eb", "#d97706", "#059669", "#7c3aed", "#dc2626")
-Captions = Mapping[str, Sequence[tuple[int, str]]]
+Captions = Callable[[str], Sequence[tuple[int, str]]]
 
 
 def write_report(run: Run, captions: Captions) -> Path:
@@ -36,14 +36,14 @@ def write_report(run: Run, captions: Captions) -> Path:
 
     Args:
         run: with metrics.json, predictions.parquet and the folds' histories.
-        captions: video id -> [(frame, caption)], for the timelines.
+        captions: of a video id, [(frame, caption)]; empty where there are none.
 
     Returns:
         The page.
     """
     task, metrics = run.task, run.metrics
     table = pd.read_parquet(run.path / "predictions.parquet")
-    histories = [read_json(f) for f in sorted((run.path / "checkpoints").glob("fold*.json"), key=_fold_number)]
+    histories = [read_json(file) for file in run.fold_files(".json")]
     # Everything from outside (captions, names, paths) is escaped.
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("train", "."), autoescape=True, undefined=jinja2.StrictUndefined
@@ -56,7 +56,8 @@ def write_report(run: Run, captions: Captions) -> Path:
         score_names=SCORE_NAMES,
         curves=_svg(_curves(histories, metrics["metric"])),
         errors=_svg(_confusion(table) if task.kind == "binary" else _scatter(table, task)),
-        timelines=[_timeline(table, task, video, captions.get(video, ())) for video in _telling_videos(table, task)],
+        timelines=[_timeline(table[table["track"] == t], task, captions) for t in _telling_tracks(table, task)],
+        colors={"truth": TRUTH, "predicted": PREDICTED, "alert": ALERT, "unknown": UNKNOWN},
     )
     file = run.path / "report.html"
     part = file.with_suffix(".part")
@@ -69,6 +70,7 @@ def write_report(run: Run, captions: Captions) -> Path:
 
 
 def _curves(histories: Sequence[Mapping[str, Any]], metric: str) -> Figure:
+    """Loss and validation score per epoch; one colour per fold."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 2.8), layout="constrained")
     for k, fold in enumerate(histories):
         rows, color = pd.DataFrame(fold["history"]), COLORS[k % len(COLORS)]
@@ -86,6 +88,7 @@ def _curves(histories: Sequence[Mapping[str, Any]], metric: str) -> Figure:
 
 
 def _confusion(table: pd.DataFrame) -> Figure:
+    """Truth against decision at 0.5, all scored frames."""
     known = table[table["label"].notna() & table["score"].notna()]
     truth, found = known["label"].to_numpy() > 0.5, known["score"].to_numpy() > 0.5
     counts = np.array([[np.sum((truth == t) & (found == f)) for f in (False, True)] for t in (False, True)])
@@ -97,11 +100,13 @@ def _confusion(table: pd.DataFrame) -> Figure:
         axes.text(j, i, f"{share[i, j]:.0%}\n{value:,} frames", ha="center", va="center", color=color, fontsize=9)
     names = ["non-violent", "violent"]
     axes.set(xticks=[0, 1], yticks=[0, 1], xticklabels=names, yticklabels=names, xlabel="predicted", ylabel="truth")
-    axes.set_title("frames, share of each truth row", fontsize=9)
+    axes.set_title("frames, share of each row", fontsize=9)
     return figure
 
 
 def _scatter(table: pd.DataFrame, task: Task) -> Figure:
+    """Prediction against truth per output, as density: the frames of a real set would be one blot."""
+    ticks = [-1, -0.5, 0, 0.5, 1]
     figure, panels = plt.subplots(1, len(task.label_names), figsize=(7, 3.4), layout="constrained")
     for axes, name in zip(panels, task.label_names, strict=True):
         known = table[table[f"label_{name}"].notna() & table[f"score_{name}"].notna()]
@@ -114,48 +119,61 @@ def _scatter(table: pd.DataFrame, task: Task) -> Figure:
             bins="log",
             mincnt=1,
         )
-        axes.plot([-1, 1], [-1, 1], color=TRUTH, lw=1, ls="--")
-        axes.set(xlim=(-1, 1), ylim=(-1, 1), xlabel="truth", ylabel="predicted", title=f"{name}, per frame")
+        axes.plot([-1, 1], [-1, 1], color=TRUTH, lw=1, ls="--", zorder=3)
+        axes.set(
+            xticks=ticks,
+            yticks=ticks,
+            xlim=(-1, 1),
+            ylim=(-1, 1),
+            xlabel="truth",
+            ylabel="predicted",
+            title=f"{name}, per frame",
+        )
         axes.set_aspect("equal")
         _plain(axes)
     return figure
 
 
-def _timeline(table: pd.DataFrame, task: Task, video: str, captions: Sequence[tuple[int, str]]) -> dict[str, Any]:
-    part = table[table["video"] == video]
-    part = part[part["track"] == part["track"].iloc[0]]
-    names = ("",) if task.kind == "binary" else tuple(f"_{n}" for n in task.label_names)
-    figure, panels = plt.subplots(
-        len(names), 1, figsize=(9, 1.7 * len(names) + 0.3), sharex=True, squeeze=False, layout="constrained"
-    )
-    for axes, name in zip(panels[:, 0], names, strict=True):
-        frame, truth, score = part["frame"], part[f"label{name}"].to_numpy(), part[f"score{name}"].to_numpy()
+def _timeline(part: pd.DataFrame, task: Task, captions: Captions) -> dict[str, Any]:
+    """One track: truth and prediction over its frames, and the captions of its video."""
+    columns = [""] if task.kind == "binary" else [f"_{n}" for n in task.label_names]
+    size = (9, 1.7 * len(columns) + 0.3)
+    figure, panels = plt.subplots(len(columns), 1, figsize=size, sharex=True, squeeze=False, layout="constrained")
+    for axes, column in zip(panels[:, 0], columns, strict=True):
+        truth, score = part[f"label{column}"].to_numpy(), part[f"score{column}"].to_numpy()  # (F,) each
+        _band(axes, np.isnan(truth), UNKNOWN)
         if task.kind == "binary":
-            axes.fill_between(frame, 0, 1, where=truth > 0.5, color=ALERT, alpha=0.18, lw=0, step="mid")
+            _band(axes, truth > 0.5, ALERT)
             axes.axhline(0.5, color=TRUTH, lw=0.8, ls=":")
-            axes.set(ylim=(0, 1), ylabel="P(violent)")
+            axes.set(ylim=(-0.02, 1.02), ylabel="P(violent)")
         else:
-            axes.plot(frame, truth, color=TRUTH, lw=1.6)
-            axes.set(ylim=(-1, 1), ylabel=name[1:])
-        axes.plot(frame, score, color=PREDICTED, lw=1.6)
-        axes.set_xlim(0, max(1, len(part) - 1))
+            axes.plot(part["frame"], truth, color=TRUTH, lw=1.6)
+            axes.set(ylim=(-1.02, 1.02), ylabel=column[1:])
+        axes.plot(part["frame"], score, color=PREDICTED, lw=1.6)
+        axes.set_xlim(-0.5, len(part) - 0.5)
         _plain(axes)
     panels[-1, 0].set_xlabel("frame")
-    picks = _spread(len(captions), NUM_CAPTIONS)
+    row, told = part.iloc[0], captions(str(part["video"].iloc[0]))
     return {
-        "video": video,
-        "fold": int(part["fold"].iloc[0]) + 1,
+        "track": str(row["track"]),
+        "fold": int(row["fold"]) + 1,
         "svg": _svg(figure),
-        "captions": [captions[i] for i in picks],
+        "captions": [told[i] for i in _spread(len(told), NUM_CAPTIONS)],
     }
 
 
-def _telling_videos(table: pd.DataFrame, task: Task) -> list[str]:
-    """The best, the worst and two middling videos, by mean absolute error, so that the page does not flatter."""
+def _band(axes: Axes, where: np.ndarray, color: str) -> None:
+    """Shade the frames where a mask (F,) is True, one box per run of frames."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], where.astype(np.int8), [0]]))).reshape(-1, 2)
+    axes.broken_barh([(a - 0.5, b - a) for a, b in edges], (-2, 4), color=color, lw=0)
+
+
+def _telling_tracks(table: pd.DataFrame, task: Task) -> list[str]:
+    """The best, the worst and two middling tracks, by mean absolute error, so that the page does not flatter."""
     names = [""] if task.kind == "binary" else [f"_{n}" for n in task.label_names]
     errors = pd.concat([(table[f"label{n}"] - table[f"score{n}"]).abs() for n in names], axis=1).mean(axis=1)
-    ranked = errors.groupby(table["video"]).mean().dropna().sort_values()
-    return [str(ranked.index[i]) for i in _spread(len(ranked), NUM_VIDEOS)]
+    ranked = errors.groupby(table["track"]).mean().dropna().sort_values(kind="stable")
+    return [str(ranked.index[i]) for i in _spread(len(ranked), NUM_TRACKS)]
 
 
 def _spread(count: int, most: int) -> list[int]:
@@ -177,6 +195,3 @@ def _svg(figure: Figure) -> str:
     figure.savefig(buffer, format="svg")
     plt.close(figure)
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-_fold_number: Callable[[Path], int] = lambda file: int(file.stem.removeprefix("fold"))  # noqa: E731

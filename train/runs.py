@@ -4,7 +4,8 @@ runs/<dataset>-<task>-<time>/
   config.json           task, training config, folds, feature sizes, recipes, label digest, versions, seed
   metrics.json          scores; first keys: task, metric, value, folds, interval, baselines
   predictions.parquet   per frame: track, video, frame, label, score, fold
-  checkpoints/          fold<k>.safetensors and fold<k>.json (history) per fold
+  checkpoints/          fold<k>.safetensors and fold<k>.json (history) per fold; fold<k>.state.pt while it is trained
+  baselines/<head>/     checkpoints and curves of the other heads, same folds
   tensorboard/          curves
   report.html           the run as a page
 """
@@ -14,26 +15,30 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+import numpy as np
 
+from shared.cache import FeatureCache
+from shared.manifest import Manifest
+from shared.recipe import diff_recipes, fingerprint
+from train.checkpoints import RunError, load_model
 from train.config import TrainConfig
+from train.data import Features
 from train.heads.standardize import HeadModel
-from train.loop import build_model
+from train.labels import Track
 from train.tasks import Task, task_named
+from train.tracks import LabelReport
 
 FORMAT_VERSION = 1
-
-
-class RunError(ValueError):
-    """A run folder that cannot be used; the message says why."""
+# Two trainings are the same if these are.
+RESUME_KEYS = ("task", "dataset", "window", "train", "dims", "fingerprints", "labels_sha256", "permuted", "folds")
+CONFIG_KEYS = (*RESUME_KEYS, "cache", "recipes", "untrained", "notes", "videos")
 
 
 @dataclass(frozen=True)
@@ -71,46 +76,106 @@ class Run:
         """Epochs of one fold; written last, so that its presence means that the fold is trained."""
         return self.checkpoint(fold).with_suffix(".json")
 
+    def state(self, fold: int) -> Path:
+        """Training state of a fold that is not trained to its end."""
+        return self.checkpoint(fold).with_suffix(".state.pt")
+
+    def fold_files(self, suffix: str) -> list[Path]:
+        """Files ``fold<k><suffix>`` of all folds, in their order (fold10 after fold2)."""
+        files = (self.path / "checkpoints").glob(f"fold*{suffix}")
+        return sorted(files, key=lambda file: int(file.name.removesuffix(suffix).removeprefix("fold")))
+
     def load_models(self) -> list[HeadModel]:
         """The heads of all folds, rebuilt from the folder alone.
 
         Raises:
             RunError: no checkpoint, or one that does not fit the stored config.
         """
-        files = sorted((self.path / "checkpoints").glob("fold*.safetensors"))
+        files = self.fold_files(".safetensors")
         if not files:
             raise RunError(f"{self.path} holds no checkpoint")
         return [load_model(self.task, self.train_config, self.config["dims"], file) for file in files]
 
 
-def load_model(task: Task, config: TrainConfig, dims: Mapping[str, int], file: Path) -> HeadModel:
-    """One head from a safetensors file.
+def run_facts(
+    task: Task,
+    config: TrainConfig,
+    manifest: Manifest,
+    cache: FeatureCache,
+    features: Features,
+    tracks: Sequence[Track],
+    labels: LabelReport,
+    folds: np.ndarray,
+    permuted: bool,
+) -> dict[str, Any]:
+    """Contents of config.json: what was trained on what, and what a reader must know of it."""
+    untrained = sorted(s for s, recipe in features.recipes.items() if is_untrained(recipe))
+    notes = [manifest.note] if manifest.note else []
+    if untrained:
+        notes.append(f"untrained encoders ({', '.join(untrained)}): random weights, not a result")
+    if permuted:
+        notes.append("labels were permuted across groups: a control that must score chance")
+    return {
+        "task": task.name,
+        "dataset": manifest.name,
+        "manifest": str(manifest.source),
+        "cache": cache.url,
+        "window": cache.window.to_dict(),
+        "train": config.to_dict(),
+        "dims": features.dims,
+        "recipes": features.recipes,
+        "fingerprints": {s: fingerprint(r) for s, r in features.recipes.items()},
+        "labels_sha256": labels.digest,
+        "permuted": permuted,
+        "untrained": untrained,
+        "notes": notes,
+        "videos": sorted({t.video_id for t in tracks}),
+        "folds": {t.name: int(f) for t, f in zip(tracks, folds, strict=True)},
+    }
 
-    Raises:
-        RunError: damaged, or made for another head.
-    """
-    try:
-        weights = load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise RunError(f"checkpoint {file} cannot be read: {error}") from None
-    model = build_model(task, config, dict(dims))
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise RunError(f"checkpoint {file} does not fit head {config.head!r} of its config.json: {error}") from None
-    return model.eval()
+
+def is_untrained(recipe: Mapping[str, Any]) -> bool:
+    """Whether a stream's numbers come from random weights."""
+    return str(recipe.get("weights", "")).startswith("random")
 
 
 def create_run(root: Path, name: str, config: Mapping[str, Any]) -> Run:
     """A new folder ``<root>/<name>-<time>`` with its config."""
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    path, number = root / f"{name}-{stamp}", 2
-    while path.exists():
-        path, number = root / f"{name}-{stamp}-{number}", number + 1
-    (path / "checkpoints").mkdir(parents=True)
+    first = root / f"{name}-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
+    path, number = first, 2
+    while not _make_folder(path):  # two runs may start in one second
+        path, number = Path(f"{first}-{number}"), number + 1
+    (path / "checkpoints").mkdir()
     full = {"format_version": FORMAT_VERSION, **config, "versions": library_versions()}
     write_json(path / "config.json", full)
     return Run(path, full)
+
+
+def resume_run(path: Path, facts: Mapping[str, Any]) -> Run:
+    """An unfinished run, to go on with.
+
+    Args:
+        facts: from ``run_facts``, of what would be trained now.
+
+    Raises:
+        RunError: not a run folder, or one that was started with other settings or data; the message has the diff.
+    """
+    run = open_run(path)
+    lines = diff_recipes({k: run.config.get(k) for k in RESUME_KEYS}, {k: facts[k] for k in RESUME_KEYS})
+    if lines:
+        lines.sort(key=lambda line: line.startswith("folds."))  # what differs first, what follows from it last
+        shown = [line.replace("cache has", "the run has").replace("asked for", "now") for line in lines[:12]]
+        raise RunError(
+            f"{path} cannot be resumed, it was started with other settings or data:\n  " + "\n  ".join(shown)
+        )
+    return run
+
+
+def baseline_run(run: Run, head: str, config: TrainConfig) -> Run:
+    """The folder of another head inside a run."""
+    path = run.path / "baselines" / head
+    (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+    return Run(path, {**run.config, "train": config.to_dict()})
 
 
 def open_run(path: Path) -> Run:
@@ -127,6 +192,8 @@ def open_run(path: Path) -> Run:
     config = read_json(file)
     if config.get("format_version") != FORMAT_VERSION:
         raise RunError(f"{path} has run format {config.get('format_version')!r}, this version reads {FORMAT_VERSION}")
+    if absent := [key for key in CONFIG_KEYS if key not in config]:
+        raise RunError(f"{file} is damaged: it lacks {', '.join(absent)}")
     return Run(path, config)
 
 
@@ -147,16 +214,28 @@ def latest_run(root: Path, task: str | None = None) -> Run:
     )
 
 
+def _make_folder(path: Path) -> bool:
+    """Whether the folder is new and ours."""
+    try:
+        path.mkdir(parents=True)
+    except FileExistsError:
+        return False
+    return True
+
+
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON object from a file.
 
     Raises:
-        RunError: not JSON.
+        RunError: not JSON, or not an object.
     """
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        values = json.loads(file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise RunError(f"{file} is damaged: {error}") from None
+    if not isinstance(values, dict):
+        raise RunError(f"{file} is damaged: expected an object, found {type(values).__name__}")
+    return values
 
 
 def write_json(file: Path, values: Mapping[str, Any] | list[Any]) -> None:
@@ -169,7 +248,7 @@ def write_json(file: Path, values: Mapping[str, Any] | list[Any]) -> None:
 def library_versions() -> dict[str, str]:
     """Versions of what computes the numbers."""
     found = {"python": platform.python_version()}
-    for name in ("crossgru", "numpy", "scikit-learn", "torch", "torchmetrics", "zarr"):
+    for name in ("crossgru", "numpy", "scikit-learn", "torch", "zarr"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

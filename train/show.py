@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -32,9 +33,8 @@ MIN_SEGMENT_S = 0.2
 class CvDisplay:
     """Progress of one head's folds."""
 
-    def __init__(self, console: Console, head: str, folds: np.ndarray, max_epochs: int) -> None:
-        self._console, self._head, self._max = console, head, max_epochs
-        self._folds = sorted({int(f) for f in folds if f >= 0})
+    def __init__(self, console: Console, head: str, folds: Sequence[int], max_epochs: int) -> None:
+        self._console, self._head, self._max, self._folds = console, head, max_epochs, list(folds)
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn(f"{head:>10}"),
@@ -77,6 +77,12 @@ class CvDisplay:
         )
 
 
+def _print_table(console: Console, table: Table) -> None:
+    """Print a table at its own width: rich would cut numbers to fit 80 columns when output goes to a file."""
+    table.width = Measurement.get(console, console.options.update(max_width=10_000), table).maximum
+    console.print(table, crop=False, soft_wrap=True)
+
+
 def print_cv(console: Console, task: Task, metrics: Mapping[str, Any]) -> None:
     """The paper's table (one column per fold, mean and std), then the pooled official scores and the baselines."""
     name = SCORE_NAMES[metrics["metric"]]
@@ -85,7 +91,7 @@ def print_cv(console: Console, task: Task, metrics: Mapping[str, Any]) -> None:
     table = Table("", *[f"fold {i + 1}" for i in range(num)], "mean", "std", box=None, pad_edge=False)
     for label, part in (("frames", metrics), ("windows", metrics["windows"])):
         table.add_row(label, *[f"{v:.4f}" for v in part["folds"]], f"{part['mean']:.4f}", f"{part['std']:.4f}")
-    console.print(table)
+    _print_table(console, table)
     console.print(
         f"\nall folds pooled: {metrics['num_frames']} frames of {metrics['num_videos']} videos, "
         f"coverage {metrics['coverage']:.1%}"
@@ -97,9 +103,22 @@ def print_cv(console: Console, task: Task, metrics: Mapping[str, Any]) -> None:
     for key, value in metrics["baselines"].items():
         words = "constant prediction" if key == "constant" else f"{key} stream alone"
         table.add_row(f"{name}, {words}", f"{value:.4f}", "")
-    console.print(table)
+    _print_table(console, table)
     for note in metrics["notes"]:
         console.print(f"note: {note}")
+
+
+def print_evaluation(console: Console, run: Run, dataset: str, scores: Mapping[str, Any]) -> None:
+    """Official scores of a run on another data set, from ``evaluate_frames``."""
+    console.print(
+        f"{run.path.name} on {dataset}: {scores['frames']} frames of {scores['videos']} videos, "
+        f"coverage {scores['coverage']:.1%}"
+    )
+    table = Table("score", "value", "95 % interval (videos)", box=None, pad_edge=False)
+    for key, value in scores["scores"].items():
+        low, high = scores["intervals"][key]
+        table.add_row(SCORE_NAMES[key], f"{value:.4f}", f"{low:.3f} to {high:.3f}")
+    _print_table(console, table)
 
 
 def print_predictions(console: Console, run: Run, table: pd.DataFrame, untrained: list[str]) -> None:

@@ -77,7 +77,7 @@ TASKS: Mapping[str, Task] = MappingProxyType(
             metric="ccc_mean",
         ),
         # expr (8 classes, macro F1) and au (12 binary outputs, mean F1) are added here, with their metric in
-        # train/metrics.py and their file format in train/labels.py.
+        # train/metrics.py and their file format in train/label_formats.py.
     }
 )
 

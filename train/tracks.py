@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from shared.manifest import TABLE_FORMAT, Manifest, Segment, TaskSource, Video
-from train.labels import AlignReport, Track, align, read_labels, segments_to_frames, track_to_video
+from train.label_formats import read_labels
+from train.labels import AlignReport, Track, align, segments_to_frames, track_to_video
 from train.tasks import Task, unknown_name
 
 IGNORED_NAMES = (".DS_Store", "Thumbs.db", "desktop.ini")
@@ -25,6 +27,7 @@ class LabelReport:
         aligned: track -> counts of rows against frames.
         without_video: annotation files whose video is not in the manifest.
         without_features: tracks whose video is not in the cache.
+        without_streams: cached videos that lack a stream which the heads read.
         without_labels: cached videos that no track annotates.
         digest: sha256 over the labels used, in order; changes when a label file changes.
     """
@@ -32,6 +35,7 @@ class LabelReport:
     aligned: dict[str, AlignReport] = field(default_factory=dict)
     without_video: list[str] = field(default_factory=list)
     without_features: list[str] = field(default_factory=list)
+    without_streams: list[str] = field(default_factory=list)
     without_labels: list[str] = field(default_factory=list)
     digest: str = ""
 
@@ -48,6 +52,7 @@ class LabelReport:
         for names, what in (
             (self.without_video, "annotation files have no video in the manifest"),
             (self.without_features, "annotated videos are not in the cache"),
+            (self.without_streams, "cached videos lack a stream and are left out"),
             (self.without_labels, "cached videos have no annotation"),
         ):
             if names:
@@ -74,7 +79,8 @@ def read_tracks(manifest: Manifest, task: Task, num_frames: Mapping[str, int]) -
         raise ValueError(
             f"{manifest.source} has no labels for this task. {unknown_name('task', task.name, manifest.tasks)}"
             if manifest.tasks
-            else f"{manifest.source} has no labels: add [tasks.{task.name}] or label columns (see data_manifests/README.md)"
+            else f"{manifest.source} has no labels: add [tasks.{task.name}] or label columns "
+            "(see data_manifests/README.md)"
         )
     source, report = manifest.tasks[task.name], LabelReport()
     videos = {video.id: video for video in manifest.videos}
@@ -101,6 +107,8 @@ def _from_files(
 ) -> list[Track]:
     tracks: dict[str, Track] = {}
     for split, pattern in source.files.items():
+        if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
+            raise ValueError(f"annotation files must lie below {root}; the pattern {pattern!r} ({split}) leaves it")
         files = sorted(f for f in root.glob(pattern) if f.name not in IGNORED_NAMES and not f.name.startswith("."))
         if not files:
             raise ValueError(f"no annotation file matches {root / pattern} ({split})")
@@ -145,3 +153,35 @@ def _from_table(
         video = videos[video_id]
         tracks.append(Track(video_id, video_id, video.group, video.split, video.fold, labels, file))
     return tracks
+
+
+def permute_labels(tracks: Sequence[Track], seed: int) -> list[Track]:
+    """A control: every track gets the labels of a track of another group. What can still be learned is chance.
+
+    Lengths and masks stay: the valid labels of the other track, in order, cut or repeated, fill the labelled frames of
+    this one. Each track is the source of exactly one other; tracks without a label stay as they are.
+
+    Args:
+        tracks: aligned, as ``read_tracks`` returns them.
+        seed: of the permutation.
+
+    Raises:
+        ValueError: one group holds more than half of the labelled tracks, so that some would keep their own labels.
+    """
+    known = [np.isfinite(t.labels).all(axis=1) for t in tracks]  # (F,) each
+    rows = [i for i in np.random.default_rng(seed).permutation(len(tracks)) if known[i].any()]
+    # Tracks in a circle, groups in one piece each: a turn by the largest group's size takes everyone out of his own.
+    place = {g: k for k, g in enumerate(dict.fromkeys(tracks[i].group for i in rows))}
+    rows.sort(key=lambda i: place[tracks[i].group])
+    group, turn = Counter(tracks[i].group for i in rows).most_common(1)[0] if rows else ("", 0)
+    if 2 * turn > len(rows):
+        raise ValueError(
+            f"labels cannot be permuted across groups: {group!r} holds {turn} of {len(rows)} labelled tracks"
+        )
+    permuted = list(tracks)
+    for k, i in enumerate(rows):
+        source = rows[(k + turn) % len(rows)]
+        labels = tracks[i].labels.copy()  # (F, K)
+        labels[known[i]] = np.resize(tracks[source].labels[known[source]], labels[known[i]].shape)
+        permuted[i] = replace(tracks[i], labels=labels)
+    return permuted

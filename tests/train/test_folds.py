@@ -13,7 +13,6 @@ from train.folds import (
     inner_validation,
     official_split,
     quantile_strata,
-    random_window_folds,
 )
 
 
@@ -135,14 +134,3 @@ def test_inner_validation_meets_the_fraction() -> None:
     for fraction in (0.0, 0.6):
         with pytest.raises(FoldError, match="fraction"):
             inner_validation(groups, train, None, fraction)
-
-
-def test_random_windows_only_by_name() -> None:
-    for asked in ("", "groups", "random", "Random-Windows"):
-        with pytest.raises(FoldError, match="random-windows"):
-            random_window_folds(100, 5, 0, requested_as=asked)
-    folds = random_window_folds(103, 5, 0, requested_as="random-windows")
-    assert sorted(np.bincount(folds).tolist()) == [20, 20, 21, 21, 21]
-    assert not np.array_equal(folds, np.sort(folds))
-    with pytest.raises(FoldError, match="a window for each"):
-        random_window_folds(3, 5, 0, requested_as="random-windows")

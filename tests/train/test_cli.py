@@ -1,0 +1,413 @@
+"""The command line on a small made-up cache: whole runs, the control, resuming after a kill, and every way to err."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import Result
+from sklearn.metrics import f1_score
+from typer.testing import CliRunner
+
+from shared.cache import FeatureCache
+from train.__main__ import app
+
+QUICK = ["--hidden", "8", "--epochs", "4", "--learning-rate", "0.02", "--batch-size", "16"]
+COMMANDS = ["cv", "predict", "evaluate", "report"]
+
+
+def call(*arguments: object) -> Result:
+    """Run a command; whatever it says, it must not say it as a traceback."""
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    assert "Traceback" not in result.output
+    return result
+
+
+def refused(*arguments: object) -> str:
+    result = call(*arguments)
+    assert result.exit_code == 2, result.output
+    return result.stderr
+
+
+def only_run(runs: Path) -> Path:
+    (run,) = runs.iterdir()
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(manifest: Path, cache: FeatureCache, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """Both tasks, trained once: task -> run folder, and what was printed."""
+    runs, output = tmp_path_factory.mktemp("runs"), {}
+    for task in ("violence", "va"):
+        more = ["--no-baselines"] if task == "va" else []
+        result = call("cv", manifest, "--task", task, "--cache", cache.url, "--runs", runs, *QUICK, *more)
+        assert result.exit_code == 0, result.output
+        output[task] = result.output
+    folders = {task: next(runs.glob(f"made-{task}-*")) for task in output}
+    return SimpleNamespace(runs=runs, output=output, **folders)
+
+
+def metrics_of(run: Path) -> dict:
+    return json.loads((run / "metrics.json").read_text())
+
+
+# --- cv ---
+
+
+@pytest.mark.parametrize("task", ["violence", "va"])
+def test_a_run_is_a_folder(trained: SimpleNamespace, task: str, clips) -> None:
+    run = getattr(trained, task)
+    names = {"config.json", "metrics.json", "predictions.parquet", "checkpoints", "report.html", "tensorboard"}
+    assert names <= {p.name for p in run.iterdir()}
+    metrics = metrics_of(run)
+    assert list(metrics)[:6] == ["task", "metric", "value", "folds", "interval", "baselines"]
+    assert metrics["task"] == task
+    assert len(metrics["folds"]) == 5
+    assert metrics["value"] > 0.8 > metrics["baselines"]["constant"]
+    assert metrics["coverage"] == 1.0
+    assert metrics["notes"] == ["made-up data"]
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == sorted(
+        f"fold{k}.{kind}" for k in range(1, 6) for kind in ("json", "safetensors")
+    )
+    table = pd.read_parquet(run / "predictions.parquet")
+    assert len(table) == sum(c.num_frames for c in clips)
+    config = json.loads((run / "config.json").read_text())
+    assert config["train"]["head_options"]["hidden"] == 8
+    assert config["train"]["loss"] == {"violence": "focal", "va": "mse"}[task]
+    report = (run / "report.html").read_text()
+    assert "frame 4 of scene" in report or "frame 12 of scene" in report  # captions from the cache
+
+
+def test_the_value_is_that_of_the_predictions(trained: SimpleNamespace) -> None:
+    table = pd.read_parquet(trained.violence / "predictions.parquet")
+    expected = f1_score(table["label"] > 0.5, table["score"] > 0.5, average="macro")
+    assert metrics_of(trained.violence)["value"] == pytest.approx(expected, abs=1e-9)
+    table = pd.read_parquet(trained.va / "predictions.parquet").dropna()
+    both = []
+    for name in ("valence", "arousal"):
+        x, y = (table[f"{c}_{name}"].to_numpy(np.float64) for c in ("score", "label"))
+        both.append(2 * np.cov(x, y, ddof=0)[0, 1] / (x.var() + y.var() + (x.mean() - y.mean()) ** 2))
+    assert metrics_of(trained.va)["value"] == pytest.approx(np.mean(both), abs=1e-6)
+
+
+def test_the_table_of_the_paper_is_printed(trained: SimpleNamespace) -> None:
+    for task in ("violence", "va"):
+        metrics, output = metrics_of(getattr(trained, task)), trained.output[task]
+        header = next(line for line in output.splitlines() if "fold 1" in line)
+        assert header.split() == [*(w for k in range(1, 6) for w in ("fold", str(k))), "mean", "std"]
+        row = next(line for line in output.splitlines() if line.startswith("frames"))
+        expected = [*metrics["folds"], metrics["mean"], metrics["std"]]
+        assert row.split()[1:] == [f"{v:.4f}" for v in expected]
+        assert "95 % interval" in output
+    assert set(metrics_of(trained.violence)["baselines"]) == {"constant", "video", "image", "text"}
+    assert "text stream alone" in trained.output["violence"]
+
+
+def test_the_official_split_and_a_table_wider_than_a_terminal(manifest, cache, tmp_path: Path) -> None:
+    base = ["cv", manifest, "--task", "va", "--cache", cache.url, "--head", "text", "--no-baselines", *QUICK[:2]]
+    result = call(*base, "--epochs", 1, "--runs", tmp_path / "a", "--folds", "official")
+    assert result.exit_code == 0, result.output
+    assert len(metrics_of(only_run(tmp_path / "a"))["folds"]) == 1
+    result = call(*base, "--epochs", 1, "--runs", tmp_path / "b", "--num-folds", 10)
+    metrics = metrics_of(only_run(tmp_path / "b"))
+    for value in (*metrics["folds"], metrics["mean"], metrics["std"]):
+        assert f"{value:.4f}" in result.output  # nothing is cut at 80 columns
+
+
+def test_permuted_labels_score_chance(trained: SimpleNamespace, manifest, cache, tmp_path: Path) -> None:
+    """Macro F1 of a coin is about .5 and CCC of noise about 0; the same pipeline scores above .8 on its own labels."""
+    for task, chance in (("violence", 0.5), ("va", 0.0)):
+        more = ["--permute-labels", "--no-baselines", "--runs", tmp_path / task]
+        result = call("cv", manifest, "--task", task, "--cache", cache.url, *QUICK, *more)
+        assert result.exit_code == 0, result.output
+        metrics = metrics_of(only_run(tmp_path / task))
+        assert metrics["value"] == pytest.approx(chance, abs=0.2)
+        assert "a control that must score chance" in metrics["notes"][-1]
+
+
+def test_a_killed_run_resumes_to_the_result_of_an_uninterrupted_one(
+    trained: SimpleNamespace, manifest, cache, tmp_path: Path
+) -> None:
+    command = ["cv", manifest, "--task", "violence", "--cache", cache.url, "--runs", tmp_path, *QUICK]
+    process = subprocess.Popen([sys.executable, "-m", "train", *map(str, command)], stderr=subprocess.DEVNULL)
+    try:
+        while not list(tmp_path.glob("*/checkpoints/fold2.state.pt")):
+            assert process.poll() is None
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+    finally:
+        process.kill()
+        process.wait()
+    run = only_run(tmp_path)
+    assert not (run / "metrics.json").exists()
+    assert "the run has not ended; go on with --resume" in refused("report", "--run", run)
+    assert "no finished run" in refused("report", "--runs", tmp_path)
+    other = refused(*command, "--seed", 1, "--resume", run)
+    assert "cannot be resumed" in other
+    assert "train.seed: the run has 0, now 1" in other
+    result = call(*command, "--resume", run)
+    assert result.exit_code == 0, result.output
+    assert only_run(tmp_path) == run
+    assert metrics_of(run) == metrics_of(trained.violence)
+    files = sorted(p.relative_to(run) for p in run.rglob("*.safetensors"))
+    assert len(files) == 20  # 4 heads of 5 folds
+    for file in files:
+        assert (run / file).read_bytes() == (trained.violence / file).read_bytes()
+    assert not list(run.rglob("*.state.pt"))
+    pd.testing.assert_frame_equal(*(pd.read_parquet(r / "predictions.parquet") for r in (run, trained.violence)))
+
+
+def test_a_control_is_not_resumed_as_the_real_thing(trained: SimpleNamespace, manifest, cache, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained.va, run)
+    command = ["cv", manifest, "--task", "va", "--cache", cache.url, *QUICK, "--no-baselines", "--resume", run]
+    assert "permuted: the run has false, now true" in refused(*command, "--permute-labels")
+
+
+def test_videos_that_lack_a_stream_are_left_out_and_told(made, manifest, clips, tmp_path: Path) -> None:
+    made.write_cache(tmp_path / "c.zarr", clips[2:])
+    made.write_cache(tmp_path / "c.zarr", clips[:2], streams=["video"])
+    command = ["cv", manifest, "--task", "va", "--cache", tmp_path / "c.zarr", "--head", "image", "--no-baselines"]
+    result = call(*command, "--epochs", 1, "--runs", tmp_path / "runs")
+    assert result.exit_code == 0, result.output
+    assert "2 cached videos lack a stream and are left out: scene0-0, scene0-1" in result.stderr
+    assert metrics_of(only_run(tmp_path / "runs"))["num_videos"] == len(clips) - 2
+
+
+# --- predict, evaluate, report ---
+
+
+@pytest.fixture(scope="session")
+def newcomers(made, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """Other videos of the same making, and their labels."""
+    root, clips = tmp_path_factory.mktemp("new"), made.make_clips(3, 2, seed=99)
+    url = root / "new.zarr"
+    made.write_cache(url, clips, dataset="new")
+    manifest = made.write_labels(root / "data", clips)
+    manifest.write_text(manifest.read_text().replace('name = "made"', 'name = "new"'))
+    return SimpleNamespace(url=url, clips=clips, manifest=manifest)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize("task", ["violence", "va"])
+def test_predict_scores_new_videos(trained, newcomers, tmp_path: Path, task: str, suffix: str) -> None:
+    output = tmp_path / "deep" / f"scores{suffix}"
+    result = call("predict", "--cache", newcomers.url, "--runs", trained.runs, "--task", task, "--output", output)
+    assert result.exit_code == 0, result.output
+    table = pd.read_csv(output) if suffix == ".csv" else pd.read_parquet(output)
+    scores = ["score"] if task == "violence" else ["score_valence", "score_arousal"]
+    assert list(table) == ["track", "video", "frame", "time_s", *scores]
+    assert len(table) == sum(c.num_frames for c in newcomers.clips)
+    for clip in newcomers.clips:
+        part = table[table["video"] == clip.id]
+        np.testing.assert_allclose(part["time_s"], np.arange(clip.num_frames) / 25, atol=1e-5)
+        assert f"{clip.id}: {clip.num_frames} frames" in result.stdout
+        found, truth = part[scores].to_numpy(), clip.labels(task)
+        valid = np.isfinite(truth).all(1)
+        assert np.corrcoef(found[valid, 0], truth[valid, 0])[0, 1] > 0.5
+
+
+def test_predict_one_video(trained, newcomers, tmp_path: Path) -> None:
+    clip, output = newcomers.clips[1], tmp_path / "one.csv"
+    base = ["predict", "--cache", newcomers.url, "--run", trained.violence]
+    assert call(*base, "--video", clip.id, "--output", output).exit_code == 0
+    one = pd.read_csv(output)
+    assert set(one["video"]) == {clip.id}
+    assert call(*base, "--output", output).exit_code == 0
+    every = pd.read_csv(output)
+    np.testing.assert_allclose(one["score"], every[every["video"] == clip.id]["score"], atol=2e-5)
+    assert "no complete video 'nobody'" in refused(*base, "--video", "nobody")
+    assert "must end in .csv or .parquet" in refused(*base, "--output", tmp_path / "x.xlsx")
+
+
+def changed(made, newcomers, tmp_path: Path, **values: object) -> Path:
+    recipe = {"image": made.recipe_of("image") | values}
+    made.write_cache(tmp_path / "c.zarr", newcomers.clips[:1], recipe)
+    return tmp_path / "c.zarr"
+
+
+def test_other_features_are_refused_with_the_difference(made, trained, newcomers, tmp_path: Path) -> None:
+    url = changed(made, newcomers, tmp_path, model="another")
+    for command in (["predict"], ["evaluate", newcomers.manifest]):
+        told = refused(*command, "--cache", url, "--run", trained.violence)
+        assert "other features of stream 'image'" in told
+        assert 'model: the run has "made-up", this cache "another"' in told
+
+
+def test_other_library_versions_are_a_note(made, trained, newcomers, tmp_path: Path) -> None:
+    url = changed(made, newcomers, tmp_path, versions={"torch": "2.0"})
+    result = call("predict", "--cache", url, "--run", trained.violence)
+    assert result.exit_code == 0, result.output
+    assert "note: stream 'image' was extracted with other library versions" in result.stderr
+
+
+def test_other_windows_are_refused_and_another_stride_is_not(made, trained, newcomers, tmp_path: Path) -> None:
+    spec = type(made.SPEC)
+    for name, window, status in (
+        ("size", spec(24, 8, made.SPEC.samples), 2),
+        ("sampling", spec(16, 8, made.SPEC.samples, "endpoints"), 2),
+        ("samples", spec(16, 8, {**made.SPEC.samples, "text": 4}), 2),
+        ("stride", spec(16, 4, made.SPEC.samples), 0),
+    ):
+        made.write_cache(tmp_path / f"{name}.zarr", newcomers.clips[:1], window=window)
+        result = call("predict", "--cache", tmp_path / f"{name}.zarr", "--run", trained.violence)
+        assert result.exit_code == status, result.output
+        assert status == 0 or f"{name}" in result.stderr
+
+
+def test_predict_leaves_out_videos_that_lack_a_stream(made, trained, newcomers, tmp_path: Path) -> None:
+    made.write_cache(tmp_path / "c.zarr", newcomers.clips[:1])
+    made.write_cache(tmp_path / "c.zarr", newcomers.clips[1:2], streams=["video", "image"])
+    result = call("predict", "--cache", tmp_path / "c.zarr", "--run", trained.violence)
+    assert result.exit_code == 0, result.output
+    assert f"videos that lack a stream, not scored: {newcomers.clips[1].id}" in result.stderr
+    assert newcomers.clips[0].id in result.stdout
+
+
+@pytest.mark.parametrize("task", ["violence", "va"])
+def test_evaluate_on_another_data_set(trained, newcomers, task: str) -> None:
+    base = ["evaluate", newcomers.manifest, "--cache", newcomers.url, "--runs", trained.runs, "--task", task]
+    result = call(*base)
+    assert result.exit_code == 0, result.output
+    name = {"violence": "macro F1", "va": "mean CCC"}[task]
+    row = next(line for line in result.stdout.splitlines() if line.startswith(name))
+    assert float(row.removeprefix(name).split()[0]) > 0.8
+    assert "was trained on this data set" not in result.stderr
+
+
+def test_evaluate_on_its_own_data_set_says_so(trained, manifest, cache) -> None:
+    result = call("evaluate", manifest, "--cache", cache.url, "--run", trained.va)
+    assert result.exit_code == 0, result.output
+    assert "note: the run was trained on this data set" in result.stderr
+
+
+def test_report_is_written_again(trained, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained.violence, run)
+    (run / "report.html").unlink()
+    assert call("report", "--run", run).exit_code == 0
+    assert "of scene" in (run / "report.html").read_text()
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"cache": str(tmp_path / "gone.zarr")}))
+    result = call("report", "--run", run)
+    assert result.exit_code == 0
+    assert "note: without captions" in result.stderr
+    (run / "predictions.parquet").unlink()
+    assert "predictions.parquet" in refused("report", "--run", run)
+
+
+# --- errors ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--task", "violense"], "Did you mean 'violence'"),
+        (["--task", "va", "--head", "cross_gur"], "Did you mean 'cross_gru'"),
+        (["--task", "va", "--loss", "mze"], "Did you mean 'mse'"),
+        (["--task", "va", "--loss", "focal"], "takes the losses mse, ccc, mse_ccc, not 'focal'"),
+        (["--task", "va", "--folds", "grup"], "Did you mean 'group'"),
+        (["--task", "va", "--folds", "random-windows"], "unknown kind of folds"),
+        (["--task", "va", "--folds", "column"], "fold column must name folds"),
+        (["--task", "va", "--window-label", "meen"], "Did you mean 'mean'"),
+        (["--task", "va", "--window-label", "any"], "takes mean or center"),
+        (["--task", "va", "--device", "gpu"], "unknown device 'gpu'"),
+        (["--task", "va", "--num-folds", "11"], "11 folds need at least 11 groups, found 10"),
+        (["--task", "va", "--num-folds", "1"], "--num-folds"),
+        (["--task", "va", "--hidden", "10"], "must be a multiple of attention_heads"),
+        (["--task", "va", "--learning-rate", "0"], "learning_rate must be above 0"),
+        (["--task", "va", "--seed", "-1"], "seed must be from 0"),
+        (["--task", "va", "--cache", "nowhere.zarr"], "no feature cache at nowhere.zarr"),
+        (["--task", "va", "--root", "nowhere"], "there is no folder nowhere"),
+        (["--task", "va", "--resume", "nowhere"], "nowhere is not a run folder"),
+        ([], "--task"),
+    ],
+)
+def test_cv_refuses_before_it_makes_a_run(manifest, cache, tmp_path: Path, arguments: list[str], expected: str) -> None:
+    runs = tmp_path / "runs"
+    assert expected in refused("cv", manifest, "--cache", cache.url, "--runs", runs, *arguments)
+    assert not runs.exists()
+
+
+def test_other_commands_refuse_in_words(trained, newcomers, tmp_path: Path) -> None:
+    predict = ["predict", "--cache", newcomers.url]
+    assert "no finished run below" in refused(*predict, "--runs", tmp_path)
+    assert "Did you mean 'va'" in refused(*predict, "--runs", tmp_path, "--task", "vaa")
+    assert "is not a run folder" in refused(*predict, "--run", tmp_path)
+    assert "is a run of task 'va', not of 'violence'" in refused(*predict, "--run", trained.va, "--task", "violence")
+    assert "no feature cache at" in refused("predict", "--cache", tmp_path / "c.zarr", "--run", trained.va)
+    assert "did you mean 'demo'" in refused("cv", "dmeo", "--task", "va")
+    assert "did you mean 'demo'" in refused("evaluate", "dmeo", "--run", trained.va)
+    assert "no finished run below" in refused("report", "--runs", tmp_path)
+    labels = tmp_path / "labels"
+    shutil.copytree(newcomers.manifest.parent, labels)
+    file = next((labels / "va" / "train").iterdir())
+    file.write_text(file.read_text().replace("valence", "valance"))
+    told = refused("evaluate", labels / "made.toml", "--cache", newcomers.url, "--run", trained.va)
+    assert f"{file}:1: expected the header 'valence,arousal'" in told
+    (file.parent / "empty.csv").write_text("path\n")
+    assert call("cv", file.parent / "empty.csv", "--task", "va").exit_code == 2
+
+
+def test_damaged_checkpoints_are_refused_in_words(trained, newcomers, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained.va, run)
+    (run / "checkpoints" / "fold3.safetensors").write_bytes(b"\x00" * 40)
+    assert "fold3.safetensors cannot be read" in refused("predict", "--cache", newcomers.url, "--run", run)
+    (run / "config.json").write_text("{")
+    assert "config.json is damaged" in refused("predict", "--cache", newcomers.url, "--run", run)
+
+
+# --- help ---
+
+
+@pytest.mark.parametrize("command", [[], *([c] for c in COMMANDS)], ids=lambda c: " ".join(c) or "main")
+def test_help_imports_nothing_heavy(command: list[str]) -> None:
+    """This is what makes it answer at once: neither torch nor jax, nor even the array libraries."""
+    code = (
+        "import sys\n"
+        "from train.__main__ import app\n"
+        f"try:\n    app({[*command, '--help']!r})\nexcept SystemExit as stop:\n    assert not stop.code\n"
+        "heavy = {'torch', 'jax', 'numpy', 'pandas', 'zarr', 'sklearn', 'matplotlib', 'transformers'}\n"
+        "print('heavy:', sorted(heavy & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "heavy: []"
+    assert "Usage" in done.stdout
+
+
+def test_training_imports_no_encoder_and_no_decoder() -> None:
+    code = (
+        "import sys, train.commands, train.report\n"
+        "print({'jax', 'open_clip', 'torchvision', 'transformers', 'av', 'extract'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "set()", done.stderr
+
+
+def test_an_interrupt_says_how_to_go_on(manifest, cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from train import show
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    stop: Callable[..., None] = interrupt
+    monkeypatch.setattr(show.CvDisplay, "epoch", stop)
+    result = call("cv", manifest, "--task", "va", "--cache", cache.url, "--runs", tmp_path, *QUICK)
+    assert result.exit_code == 130
+    assert f"--resume {only_run(tmp_path)}" in result.stderr
+
+
+def test_the_working_folder_is_left_alone(trained: SimpleNamespace) -> None:
+    assert not [name for name in os.listdir() if name in ("runs", "lightning_logs", "logs")]

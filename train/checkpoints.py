@@ -1,0 +1,88 @@
+"""Weights and training state on disk: written in one step, and read without running what is in them.
+
+Weights are safetensors. The state of an unfinished fold is a torch file, loaded with ``weights_only=True``: a pickle
+that holds anything but numbers is refused.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from train.config import TrainConfig
+from train.heads import build_head, head_config
+from train.heads.standardize import HeadModel, Standardize
+from train.tasks import Task
+
+
+class RunError(ValueError):
+    """A run folder, or a file of one, that cannot be used; the message says why."""
+
+
+def build_model(task: Task, config: TrainConfig, dims: Mapping[str, int]) -> HeadModel:
+    """A head and its standardisers, to be fitted or loaded."""
+    head = build_head(config.head, dims, task.outputs, head_config(config.head, **config.head_options))
+    return HeadModel(head, {s: Standardize(d) for s, d in dims.items()})
+
+
+def save_model(model: HeadModel, file: Path) -> None:
+    """Weights and standardisers as safetensors, in one step."""
+    part = file.with_suffix(".part")
+    save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, part)
+    os.replace(part, file)
+
+
+def load_model(task: Task, config: TrainConfig, dims: Mapping[str, int], file: Path) -> HeadModel:
+    """One head from a safetensors file, ready to score.
+
+    Raises:
+        RunError: absent, damaged, or made for another head.
+    """
+    try:
+        weights = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise RunError(f"checkpoint {file} cannot be read: {error}") from None
+    model = build_model(task, config, dims)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise RunError(f"checkpoint {file} does not fit head {config.head!r} of its config.json: {error}") from None
+    return model.eval()
+
+
+def save_state(state: Mapping[str, Any], file: Path) -> None:
+    """Everything that the next epoch depends on, in one step."""
+    part = file.with_suffix(".part")
+    torch.save(dict(state), part)
+    os.replace(part, file)
+
+
+def load_state(
+    file: Path, fresh: Mapping[str, Any], model: HeadModel, optimizer: torch.optim.Optimizer, device: str
+) -> dict[str, Any]:
+    """Read what ``save_state`` wrote, and put model and optimizer back to where they were.
+
+    Args:
+        fresh: the state before the first epoch; the file must hold its keys.
+
+    Raises:
+        RunError: damaged, not a state file, or of another head.
+    """
+    try:
+        state = torch.load(file, map_location=device, weights_only=True)
+        if not isinstance(state, dict) or not fresh.keys() <= state.keys():
+            raise ValueError("it holds something else")
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+    except Exception as error:  # torch and pickle report damage in many classes; to a user all of them mean the same
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise RunError(
+            f"{file} is not the state of a fold of this run ({reason}); delete it to train this fold from its start"
+        ) from None
+    return state
