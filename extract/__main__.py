@@ -29,7 +29,12 @@ Cache = Annotated[str | None, typer.Option(help="Cache path or fsspec URL. [defa
 @app.command()
 def run(
     dataset: Dataset,
-    preset: Annotated[str, typer.Option(help="tiny (untrained toys, no download), base or large.")] = "base",
+    preset: Annotated[
+        str | None, typer.Option(help="tiny (untrained toys, no download), base or large. [default: base]")
+    ] = None,
+    like: Annotated[
+        str | None, typer.Option(help="Take preset and options from another cache, or the cache of another DATASET.")
+    ] = None,
     cache: Cache = None,
     root: Root = None,
     streams: Annotated[str, typer.Option(help="Comma-separated; adds to an existing cache.")] = "video,image,text",
@@ -42,6 +47,9 @@ def run(
     clip_model: Annotated[str | None, typer.Option(help="Any open_clip model name.")] = None,
     clip_weights: Annotated[str | None, typer.Option(help="open_clip pretrained tag or local file.")] = None,
     captioner: Annotated[str | None, typer.Option(help="Who writes the captions: offline.")] = None,
+    thumbnails: Annotated[
+        bool | None, typer.Option(help="Keep a small picture of every captioned frame. [default: only with tiny]")
+    ] = None,
 ) -> None:
     """Extract features. Safe to interrupt and to repeat: what is complete is skipped, what failed is in the ledger."""
     from extract import commands
@@ -50,6 +58,7 @@ def run(
         commands.run(
             dataset,
             preset=preset,
+            like=like,
             cache=cache,
             root=root,
             streams=streams,
@@ -63,6 +72,7 @@ def run(
                 "clip_model": clip_model,
                 "clip_weights": clip_weights,
                 "captioner": captioner,
+                "thumbnails": thumbnails,
             },
         )
     )

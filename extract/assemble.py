@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from extract.decode import Job
-from extract.encoders.contract import TimelineEncoder, WindowEncoder
+from extract.encoders.contract import Rows, TimelineEncoder, WindowEncoder, join_rows
 from shared.cache import CacheError, FeatureCache, VideoInfo
 from shared.cache_arrays import StreamWriter
 
@@ -96,7 +96,7 @@ class Assembly:
         self.num_windows = 0
         self._cache, self._writes = cache, writes
         self._missing = dict.fromkeys(job.streams, 0)
-        self._rows: dict[str, list[tuple[int, np.ndarray, str | None]]] = {s: [] for s in job.streams}
+        self._rows: dict[str, list[tuple[int, Rows]]] = {s: [] for s in job.streams}  # one row each, not yet final
         self._recipes = {s: encoders[s].recipe() for s in job.streams}
         self._kinds = {s: encoders[s].kind for s in job.streams}
         self._writers: dict[str, StreamWriter] = {}
@@ -115,14 +115,13 @@ class Assembly:
     def add_windows(self, stream: str, features: np.ndarray) -> None:
         """Rows of a window stream: float32 (n, T, D)."""
         self._missing[stream] -= len(features)
-        self._write(stream, features, None, None)
+        self._write(stream, Rows(features), None)
         self._close_if_whole()
 
-    def add_frames(self, stream: str, frames: np.ndarray, features: np.ndarray, captions: list[str] | None) -> None:
-        """Rows of a timeline stream: int32 (n,), float32 (n, D)."""
+    def add_frames(self, stream: str, frames: np.ndarray, rows: Rows) -> None:
+        """Rows of a timeline stream: int32 (n,) and n rows."""
         self._missing[stream] -= len(frames)
-        words: Sequence[str | None] = captions or [None] * len(frames)
-        self._rows[stream] += list(zip(frames.tolist(), features, words, strict=True))
+        self._rows[stream] += [(frame, rows.part(i, i + 1)) for i, frame in enumerate(frames.tolist())]
         # Windows start ever later, so nothing more than a window behind the newest frame can still arrive. Only the
         # tail window, off the stride's grid, falls back among the frames already there.
         self._write_frames(stream, before=int(frames.max()) - self._cache.window.size)
@@ -134,16 +133,15 @@ class Assembly:
         ready, self._rows[stream] = rows[:count], rows[count:]
         if ready:
             frames = np.array([r[0] for r in ready], dtype=np.int32)
-            captions = None if ready[0][2] is None else [str(r[2]) for r in ready]
-            self._write(stream, np.stack([r[1] for r in ready]), frames, captions)
+            self._write(stream, join_rows([r[1] for r in ready]), frames)
 
-    def _write(self, stream: str, features: np.ndarray, frames: np.ndarray | None, captions: list[str] | None) -> None:
+    def _write(self, stream: str, rows: Rows, frames: np.ndarray | None) -> None:
         def append() -> None:
             if stream not in self._writers:
                 self._writers[stream] = self._cache.writer(
                     self.job.video, stream, kind=self._kinds[stream], recipe=self._recipes[stream]
                 )
-            self._writers[stream].append(features, frames, captions)
+            self._writers[stream].append(rows.features, frames, rows.captions, rows.thumbnails)
 
         self._writes.submit(self, append)
 

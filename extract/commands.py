@@ -17,13 +17,14 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
-from extract.config import unknown_name
 from shared.cache import CacheError, FeatureCache, RecipeMismatch
 from shared.ledger import FailureLedger
-from shared.manifest import Manifest, ManifestError, find_dataset, load_manifest
+from shared.manifest import Manifest, ManifestError, cache_of, default_cache, find_dataset, load_manifest
+from shared.names import unknown_name
 
 # Plain words, no markup and no wrapping of paths: this text is also read from log files.
 err = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+DEFAULT_PRESET = "base"
 GO_ON = "What is complete stays complete; run the same command again to go on."
 out = Console(markup=False, highlight=False, soft_wrap=True)
 
@@ -53,16 +54,12 @@ def _explained(command: Callable[..., int]) -> Callable[..., int]:
     return explained
 
 
-def cache_url(cache: str | None, manifest_name: str) -> str:
-    """The cache of a data set, if none was given."""
-    return cache or f"caches/{manifest_name}.zarr"
-
-
 @_explained
 def run(
     dataset: str,
     *,
-    preset: str,
+    preset: str | None,
+    like: str | None,
     cache: str | None,
     root: Path | None,
     streams: str,
@@ -76,13 +73,14 @@ def run(
     from extract.config import find_preset, with_options
     from extract.encoders import build_encoders, check_captioner
 
-    config = with_options(find_preset(preset), **options)
+    made_with = _made_with(preset, like, options)
+    config = with_options(find_preset(made_with["preset"]), **made_with["options"])
     wanted = _stream_names(streams, tuple(config.window.samples), "--streams")
     replace = wanted if overwrite == "all" else _stream_names(overwrite, wanted, "--overwrite")
     check_captioner(config.captioner)
     manifest = _load(dataset, root)
-    url = cache_url(cache, manifest.name)
-    store = FeatureCache.create(url, dataset=manifest.name, window=config.window)
+    url = cache or default_cache(manifest.name)
+    store = FeatureCache.create(url, dataset=manifest.name, window=config.window, made_with=made_with)
 
     from extract.assemble import CacheWriteError
     from extract.pipeline import SystemicFailure, plan_jobs
@@ -95,10 +93,14 @@ def run(
     ledger = FailureLedger(url)
     jobs, summary = plan_jobs(manifest, store, recipes, ledger, overwrite=replace, retry_failed=retry_failed)
     untrained = sorted(s for s, e in encoders.items() if not e.trained)
+    changed = [job.path for job in jobs if job.changed]
     err.print(
         f"{manifest.name}: {len(manifest.videos)} videos, {len(summary.skipped)} already complete, {len(jobs)} to do; "
-        f"preset {preset}, streams {', '.join(wanted)} -> {url}"
+        f"preset {config.name}, streams {', '.join(wanted)} -> {url}"
     )
+    if changed:
+        some = ", ".join(changed[:5]) + " ..." * (len(changed) > 5)
+        err.print(f"note: {len(changed)} files changed since they were extracted and are extracted again: {some}")
     if untrained:
         err.print(f"note: untrained encoders (random weights) for {', '.join(untrained)}; not a result")
     if jobs:
@@ -121,14 +123,14 @@ def status(dataset: str, *, cache: str | None, root: Path | None) -> int:
     from extract.show import print_status
 
     manifest = _load(dataset, root, render=False)
-    url = cache_url(cache, manifest.name)
+    url = cache or default_cache(manifest.name)
     return print_status(out, manifest, FeatureCache.open(url), FailureLedger(url).failures())
 
 
 @_explained
 def verify(dataset: str, *, cache: str | None) -> int:
     """``extract verify``: 0 if all is well, 1 if something is damaged."""
-    url = _cache_of(dataset, cache)
+    url = cache_of(dataset, cache)
     store = FeatureCache.open(url)
     ids = store.group_ids()
     problems = [line for name in ids for line in store.verify(name)]
@@ -147,7 +149,7 @@ def captions(dataset: str, *, cache: str | None, video: str | None, csv: Path | 
     """``extract captions``."""
     import pandas as pd
 
-    store = FeatureCache.open(_cache_of(dataset, cache))
+    store = FeatureCache.open(cache_of(dataset, cache))
     ids = store.video_ids()
     if video is not None and video not in ids:
         raise CacheError(
@@ -183,6 +185,20 @@ def demo(root: Path, seed: int) -> int:
 # ------------------------------------------------------------------ parts
 
 
+def _made_with(preset: str | None, like: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Preset and options of this run; with ``like``, those of another cache where the command line says nothing."""
+    given = {k: v for k, v in options.items() if v is not None}
+    if like is None:
+        return {"preset": preset or DEFAULT_PRESET, "options": given}
+    model = FeatureCache.open(cache_of(like))
+    made = model.made_with
+    if not made:
+        raise CacheError(
+            f"{model.url} does not say which preset made it; give --preset and its options instead of --like"
+        )
+    return {"preset": preset or made["preset"], "options": {**made["options"], **given}}
+
+
 def _load(dataset: str, root: Path | None, render: bool = True) -> Manifest:
     source = find_dataset(dataset)
     if render and source.name == "demo.toml" and root is None:
@@ -201,20 +217,6 @@ def _render(root: Path, seed: int) -> None:
         render_demo(root, seed=seed, progress=display.rendered)
 
 
-def _cache_of(dataset: str, cache: str | None) -> str:
-    """For commands that need no data: also accepts a cache path as DATASET."""
-    if cache is not None:
-        return cache
-    if "://" in dataset or dataset.rstrip("/").endswith(".zarr"):
-        return dataset
-    import tomllib
-
-    source = find_dataset(dataset)
-    if source.suffix == ".toml":
-        return cache_url(None, str(tomllib.loads(source.read_text(encoding="utf-8")).get("name", source.stem)))
-    return cache_url(None, load_manifest(source).name)
-
-
 def _stream_names(text: str, known: tuple[str, ...], option: str) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(n.strip() for n in text.split(",") if n.strip()))
     for name in names:
@@ -230,4 +232,4 @@ def _as_interrupt(number: int, frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
-__all__ = ["cache_url", "captions", "demo", "run", "status", "verify"]
+__all__ = ["captions", "demo", "run", "status", "verify"]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
+from shared.names import unknown_name
 from shared.windows import WindowSpec
 
 
@@ -59,6 +59,8 @@ class ExtractConfig:
     Attributes:
         captioner: name in ``extract.encoders.CAPTIONERS``.
         window: windows and samples per stream.
+        thumbnails: keep a small JPEG of every captioned frame in the cache, for reports. Off where the data must not
+            be passed on: a cache with thumbnails shows its videos.
     """
 
     name: str
@@ -66,6 +68,7 @@ class ExtractConfig:
     clip: ClipConfig = field(default_factory=ClipConfig)
     captioner: str = "offline"
     window: WindowSpec = field(default_factory=WindowSpec)
+    thumbnails: bool = False
 
 
 PRESETS: Mapping[str, ExtractConfig] = MappingProxyType(
@@ -75,6 +78,7 @@ PRESETS: Mapping[str, ExtractConfig] = MappingProxyType(
             "tiny",
             VideoPrismConfig("tiny", seed=0, frame_batch=32, window_batch=8),
             ClipConfig("tiny", weights=None, seed=0, batch_size=32),
+            thumbnails=True,
         ),
         "base": ExtractConfig("base"),
         # VideoPrism-L is trained on 8 frames; with 16 samples its temporal table is interpolated, as its authors do.
@@ -94,14 +98,6 @@ def find_preset(name: str) -> ExtractConfig:
     return PRESETS[name]
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
-    """What to say of a name that is none of the known ones, with the closest of them."""
-    names = list(known)
-    close = difflib.get_close_matches(name, names, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    return f"unknown {kind} {name!r}{hint} ({kind}s: {', '.join(names)})"
-
-
 def with_options(config: ExtractConfig, **options: Any) -> ExtractConfig:
     """The preset with the command line's choices; an option that is None changes nothing."""
     given = {k: v for k, v in options.items() if v is not None}
@@ -114,8 +110,7 @@ def with_options(config: ExtractConfig, **options: Any) -> ExtractConfig:
         clip |= {"weights": given["clip_weights"], "seed": None}
     if clip:
         config = replace(config, clip=replace(config.clip, **clip))
-    if "captioner" in given:
-        config = replace(config, captioner=given["captioner"])
+    config = replace(config, **{k: given[k] for k in ("captioner", "thumbnails") if k in given})
     window = {k: given[k] for k in ("stride", "sampling") if k in given}
     if window:
         config = replace(config, window=replace(config.window, **window))

@@ -26,13 +26,18 @@ from shared.windows import WindowSpec
 
 @dataclass(frozen=True)
 class Job:
-    """One video to decode, and for which streams."""
+    """One video to decode, and for which streams.
+
+    Attributes:
+        changed: the file is not the one that the cached streams were made from; they are void.
+    """
 
     video: str
     path: str
     file: Path
     fps: float | None
     streams: tuple[str, ...]
+    changed: bool = False
 
 
 @dataclass(frozen=True)

@@ -13,15 +13,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from extract.assemble import Assembly, WriteThread
 from extract.decode import DecodeAhead, Event, Failed, Finished, Job, Opened
-from extract.encoders.contract import TimelineEncoder, WindowEncoder
+from extract.encoders.contract import Rows, TimelineEncoder, WindowEncoder
 from extract.plan import Item, TimelinePacker, WindowPacker
-from shared.cache import FeatureCache
+from shared.cache import CacheError, FeatureCache
 from shared.ledger import Failure, FailureLedger
 from shared.manifest import Manifest
 
@@ -82,22 +83,35 @@ def plan_jobs(
     overwrite: Sequence[str] = (),
     retry_failed: bool = False,
 ) -> tuple[list[Job], Summary]:
-    """Which videos still need which streams.
+    """Which videos still need which streams. A video whose file changed since is extracted again, all of it.
 
     Raises:
         RecipeMismatch: a complete stream was made by another recipe and is not to be overwritten.
+        CacheError: a changed video has cached streams that are not among those to be extracted.
     """
     summary, jobs = Summary(), []
     failed = ledger.failures()
     for video in manifest.videos:
-        missing = tuple(s for s in recipes if s in overwrite or not cache.has(video.id, s, recipes[s]))
+        file, changed = manifest.file(video), _changed(cache, video.id, manifest.file(video))
+        if changed and (others := cache.streams(video.id).keys() - recipes.keys()):
+            raise CacheError(
+                f"{video.path} changed since it was extracted, and the cache also holds its stream "
+                f"{', '.join(sorted(others))}; extract all of its streams in one run"
+            )
+        missing = tuple(s for s in recipes if changed or s in overwrite or not cache.has(video.id, s, recipes[s]))
         if not missing:
             summary.skipped.append(video.id)
-        elif video.id in failed and not retry_failed:
+        elif video.id in failed and not retry_failed and not changed:
             summary.failed[video.id] = failed[video.id]
         else:
-            jobs.append(Job(video.id, video.path, manifest.file(video), video.fps, missing))
+            jobs.append(Job(video.id, video.path, file, video.fps, missing, changed))
     return jobs, summary
+
+
+def _changed(cache: FeatureCache, video_id: str, file: Path) -> bool:
+    """Whether a file has another size than the one the cached streams were decoded from. (sha256 would read it all.)"""
+    cached = cache.source(video_id).get("bytes")
+    return cached is not None and file.is_file() and file.stat().st_size != cached
 
 
 def run(
@@ -164,10 +178,8 @@ def run(
     def windows_done(stream: str, name: str, features: np.ndarray) -> None:
         assemblies[name].add_windows(stream, features)
 
-    def frames_done(
-        stream: str, name: str, frames: np.ndarray, features: np.ndarray, captions: list[str] | None
-    ) -> None:
-        assemblies[name].add_frames(stream, frames, features, captions)
+    def frames_done(stream: str, name: str, frames: np.ndarray, rows: Rows) -> None:
+        assemblies[name].add_frames(stream, frames, rows)
 
     packers: dict[str, TimelinePacker | WindowPacker] = {}
     for stream, encoder in encoders.items():
@@ -189,6 +201,8 @@ def run(
     try:
         with closing(decode.run(jobs)) as videos:
             for job, events in videos:
+                if job.changed:
+                    cache.drop(job.video, job.streams)
                 assembly = assemblies[job.video] = Assembly(job, cache, writes, encoders)
                 for event in _timed(events, clock):
                     match event:

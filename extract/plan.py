@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from extract.encoders.contract import TimelineEncoder, WindowEncoder
+from extract.encoders.contract import Rows, TimelineEncoder, WindowEncoder
 from extract.video import DecodedFrame
 from shared.windows import WindowSpec
 
@@ -134,14 +134,14 @@ class _Converted:
 
 # ------------------------------------------------------------------ batches
 
-TimelineSink = Callable[[str, np.ndarray, np.ndarray, "list[str] | None"], None]
+TimelineSink = Callable[[str, np.ndarray, Rows], None]
 WindowSink = Callable[[str, np.ndarray], None]
 
 
 class TimelinePacker:
     """Collects items of any videos into full batches.
 
-    ``sink(video, frames (n,), features (n, D), captions)`` gets the rows of one video, in frame order.
+    ``sink(video, frames (n,), rows)`` gets n rows of one video, in frame order.
     """
 
     def __init__(self, encoder: TimelineEncoder, sink: TimelineSink) -> None:
@@ -168,8 +168,7 @@ class TimelinePacker:
         rows = self._encoder.encode(np.stack(pixels + pixels[-1:] * (size - len(pixels))))
         for video, first, stop in _runs([v for v, _, _ in pending]):
             frames = np.array([f for _, f, _ in pending[first:stop]], dtype=np.int32)
-            captions = None if rows.captions is None else rows.captions[first:stop]
-            self._sink(video, frames, rows.features[first:stop], captions)
+            self._sink(video, frames, rows.part(first, stop))
 
     def close(self, video: str) -> None:
         """No more items of this video will come; those pending wait for company from the next video."""

@@ -26,7 +26,6 @@ with its place. Unknown keys are errors.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import tomllib
@@ -37,7 +36,7 @@ from typing import Any
 
 from shared.manifest_files import VIDEO_SUFFIXES, is_frame_folder, is_pattern_below, match_videos
 from shared.manifest_table import Problems, Segment, Segments, read_table
-from shared.names import name_problem, stays_below, video_id
+from shared.names import name_problem, stays_below, unknown_name, video_id
 
 TABLE_FORMAT = "table"
 MAX_SHOWN = 20
@@ -130,12 +129,45 @@ def find_dataset(name: str) -> Path:
     known = {file.stem: file for folder in reversed(folders) for file in sorted(folder.glob("*.toml"))}
     if name in known:
         return known[name]
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
     raise FileNotFoundError(
-        f"no data set {name!r}{hint}\nGive a name ({', '.join(known) or 'none found'}), a manifest (.toml), a table of "
-        "videos (.csv), a folder of videos or one video file."
+        f"{unknown_name('data set', name, known)}\nGive one of these names, a manifest (.toml), a table of videos "
+        "(.csv), a folder of videos or one video file."
     )
+
+
+def dataset_name(dataset: str) -> str:
+    """The name of the data set behind a DATASET argument, without looking at its videos.
+
+    Raises:
+        FileNotFoundError: no such data set.
+        ManifestError: a manifest whose name cannot be read.
+    """
+    source = find_dataset(dataset)
+    if source.is_dir() or source.suffix.lower() != ".toml":
+        return _name_from(source.resolve().name if source.is_dir() else source.stem)
+    try:
+        return str(tomllib.loads(source.read_text(encoding="utf-8-sig")).get("name"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ManifestError(str(source), [f"not a TOML file: {error}"]) from None
+
+
+def cache_of(dataset: str, cache: str | None = None) -> str:
+    """Where the features of a DATASET argument are: ``cache`` if given, a cache path or URL as it is, else by name.
+
+    Raises:
+        FileNotFoundError: no such data set.
+        ManifestError: a manifest whose name cannot be read.
+    """
+    if cache is not None:
+        return cache
+    if "://" in dataset or dataset.rstrip("/").endswith(".zarr"):
+        return dataset
+    return default_cache(dataset_name(dataset))
+
+
+def default_cache(name: str) -> str:
+    """The cache of a data set of this name."""
+    return f"caches/{name}.zarr"
 
 
 def load_manifest(source: str | Path, root: str | Path | None = None) -> Manifest:
@@ -331,4 +363,15 @@ def _name_from(text: str) -> str:
     return cleaned[:64] or "data"
 
 
-__all__ = ["Manifest", "ManifestError", "Segment", "TaskSource", "Video", "find_dataset", "load_manifest"]
+__all__ = [
+    "Manifest",
+    "ManifestError",
+    "Segment",
+    "TaskSource",
+    "Video",
+    "cache_of",
+    "dataset_name",
+    "default_cache",
+    "find_dataset",
+    "load_manifest",
+]

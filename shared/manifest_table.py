@@ -7,7 +7,6 @@ end exclusive), ``label`` (task violence: 0 or 1), ``valence`` and ``arousal`` (
 
 from __future__ import annotations
 
-import difflib
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from shared.names import stays_below, video_id
+from shared.names import stays_below, unknown_name, video_id
 
 ALIASES: Mapping[str, tuple[str, ...]] = {
     "path": ("path", "file", "filename", "video", "clip", "stream"),
@@ -67,9 +66,7 @@ class Problems:
     def unknown_keys(self, where: str, values: Mapping[str, Any], known: set[str]) -> None:
         """Note every key that is not known; a typo must not silently change nothing."""
         for key in sorted(set(values) - known):
-            close = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            self.add(where, f"unknown key {key!r}; {hint}known: {', '.join(sorted(known))}")
+            self.add(where, unknown_name("key", key, known))
 
 
 def read_table(

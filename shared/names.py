@@ -1,9 +1,11 @@
-"""Which names are safe: as a group of any store, and as a path that stays below its root."""
+"""Names: which are safe as a group of any store or a path below its root, and what to say of one that is unknown."""
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 MAX_NAME_BYTES = 200
@@ -35,3 +37,17 @@ def video_id(path: str, rule: str = "path") -> str:
     """The id of a video from its path below the root: "a/b.mp4" -> "a__b.mp4" (rule "path") or "b" (rule "stem")."""
     plain = PurePosixPath(path.strip("/"))  # "./a//b.mp4" is a/b.mp4
     return plain.stem if rule == "stem" else str(plain).replace("/", "__")
+
+
+def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
+    """The message for a name that is in no table: what was asked for, the closest match, everything known.
+
+    Args:
+        what: the kind of thing, in words ("task", "head", "stream").
+        name: the unknown name.
+        known: every valid name.
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"unknown {what} {name!r}{hint} (known: {', '.join(names) or 'none'})"

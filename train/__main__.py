@@ -12,7 +12,7 @@ app = typer.Typer(
     help="Stage 2: train GRU + cross-attention heads on cached features. No video is opened.\n\n"
     "    python -m train cv demo --task violence          5-fold cross-validation, table and report\n\n"
     "    python -m train cv dvd --task violence --folds official\n\n"
-    "    python -m train predict --cache caches/new.zarr  score new videos with the latest run\n\n"
+    "    python -m train predict clip.mp4 --task va       score a video that was extracted, with the latest run\n\n"
     "DATASET is a name in data_manifests/ (demo, dvd, affwild2), a manifest (.toml) or a table of videos (.csv).",
     no_args_is_help=True,
     add_completion=False,
@@ -26,6 +26,7 @@ Root = Annotated[Path | None, typer.Option(help="Where the labels are, if not wh
 Runs = Annotated[Path, typer.Option(help="Folder of runs.")]
 TaskName = Annotated[str, typer.Option("--task", help="violence or va.")]
 OneRun = Annotated[Path | None, typer.Option("--run", help="Run folder. [default: the latest finished run]")]
+LatestTask = Annotated[str | None, typer.Option("--task", help="Latest run of this task, if no --run is given.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
 
@@ -39,7 +40,7 @@ def cv(
     head: Annotated[
         str, typer.Option(help="cross_gru, cross_gru_literal, concat, video, image or text.")
     ] = "cross_gru",
-    hidden: Annotated[int | None, typer.Option(min=1, help="GRU width. [default: 128]")] = None,
+    hidden: Annotated[int | None, typer.Option(min=1, help="GRU width. [default: 64]")] = None,
     loss: Annotated[
         str | None, typer.Option(help="focal, cross_entropy (violence); mse, ccc, mse_ccc (va). [default: focal, mse]")
     ] = None,
@@ -93,9 +94,13 @@ def cv(
 
 @app.command()
 def predict(
-    cache: Annotated[str, typer.Option(help="Cache with the features of the new videos.")],
+    features: Annotated[
+        str | None, typer.Argument(help="What to score: a cache (.zarr or URL), or the DATASET it was extracted from.")
+    ] = None,
+    cache: Annotated[str | None, typer.Option(help="Cache of the new videos, if not the default one.")] = None,
     run: OneRun = None,
-    task: Annotated[str | None, typer.Option(help="Latest run of this task, if no --run is given.")] = None,
+    task: LatestTask = None,
+    trained_on: Annotated[str | None, typer.Option(help="Latest run trained on this DATASET.")] = None,
     runs: Runs = Path("runs"),
     output: Annotated[Path | None, typer.Option(help="Per-frame table, .csv or .parquet.")] = None,
     video: Annotated[str | None, typer.Option(help="Only this video id.")] = None,
@@ -104,14 +109,26 @@ def predict(
     """Score the videos of a cache with a trained run: mean over the heads of its folds, per frame."""
     from train import commands
 
-    raise typer.Exit(commands.predict(cache, run=run, task=task, runs=runs, output=output, video=video, device=device))
+    raise typer.Exit(
+        commands.predict(
+            features,
+            cache=cache,
+            run=run,
+            task=task,
+            trained_on=trained_on,
+            runs=runs,
+            output=output,
+            video=video,
+            device=device,
+        )
+    )
 
 
 @app.command()
 def evaluate(
     dataset: Dataset,
     run: OneRun = None,
-    task: Annotated[str | None, typer.Option(help="Latest run of this task, if no --run is given.")] = None,
+    task: LatestTask = None,
     cache: Cache = None,
     root: Root = None,
     runs: Runs = Path("runs"),

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from shared.cache import CacheError, FeatureCache
-from shared.manifest import Manifest, find_dataset, load_manifest
+from shared.manifest import Manifest, cache_of, dataset_name, default_cache, find_dataset, load_manifest
 from train.checkpoints import RunError
 from train.config import TrainConfig
 from train.crossval import (
@@ -83,7 +83,7 @@ def cv(
     config = _complete(TrainConfig.from_dict(settings), task)
     rule = window_rule(task, config.window_label)
     manifest = load_manifest(find_dataset(dataset), root)
-    store = FeatureCache.open(cache or f"caches/{manifest.name}.zarr")
+    store = FeatureCache.open(cache or default_cache(manifest.name))
     heads = (config.head, *(h for h in BASELINE_HEADS if baselines and h != config.head))
     streams = sorted({s for h in heads for s in head_class(h).streams})
     tracks, labels = _read_tracks(manifest, task, store, streams)
@@ -115,10 +115,12 @@ def cv(
 
 @_explained
 def predict(
-    cache: str,
+    features: str | None,
     *,
+    cache: str | None,
     run: Path | None,
     task: str | None,
+    trained_on: str | None,
     runs: Path,
     output: Path | None,
     video: str | None,
@@ -127,8 +129,10 @@ def predict(
     """``train predict``."""
     if output is not None and output.suffix not in (".csv", ".parquet"):
         raise ValueError(f"--output must end in .csv or .parquet, found {str(output)!r}")
-    opened, place = _find_run(run, runs, task), pick_device(device)
-    store = FeatureCache.open(cache)
+    if features is None and cache is None:
+        raise ValueError("say what to score: python -m train predict CACHE_OR_DATASET")
+    opened, place = _find_run(run, runs, task, trained_on), pick_device(device)
+    store = FeatureCache.open(cache_of(features or "", cache))
     found, lacking = cached_videos(store, streams_of(opened))
     tracks = unlabelled_tracks(opened.task, choose_videos(found, video, store.url), store.url)
     results, notes = score_tracks(opened, store, tracks, place)
@@ -162,7 +166,7 @@ def evaluate(
     """``train evaluate``."""
     opened, place = _find_run(run, runs, task), pick_device(device)
     manifest = load_manifest(find_dataset(dataset), root)
-    store = FeatureCache.open(cache or f"caches/{manifest.name}.zarr")
+    store = FeatureCache.open(cache or default_cache(manifest.name))
     tracks, labels = _read_tracks(manifest, opened.task, store, streams_of(opened))
     results, notes = score_tracks(opened, store, tracks, place)
     if manifest.name == opened.config["dataset"]:
@@ -262,11 +266,11 @@ def _tell(labels: Sequence[str], notes: Sequence[str]) -> None:
         err.print(f"note: {note}")
 
 
-def _find_run(run: Path | None, runs: Path, task: str | None) -> Run:
+def _find_run(run: Path | None, runs: Path, task: str | None, trained_on: str | None = None) -> Run:
     if task is not None:
         task_named(task)
     if run is None:
-        return latest_run(runs, task)
+        return latest_run(runs, task, dataset_name(trained_on) if trained_on else None)
     opened = open_run(run)
     if task is not None and opened.task.name != task:
         raise RunError(f"{run} is a run of task {opened.task.name!r}, not of {task!r}")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from train.tasks import unknown_name
+from shared.names import unknown_name
 
 WINDOW_LABELS = ("mean", "majority", "center", "any")
 FOLD_KINDS = ("group", "official", "column")

@@ -96,14 +96,35 @@ def cached_videos(cache: FeatureCache, streams: Sequence[str]) -> tuple[dict[str
     return dict(sorted(frames.items())), lacking
 
 
-def read_captions(cache: FeatureCache, video_id: str) -> list[tuple[int, str]]:
-    """What the captioner wrote: [(frame, caption)], empty for a video without text."""
+@dataclass(frozen=True)
+class Caption:
+    """What the captioner wrote of one frame.
+
+    Attributes:
+        frame: 0-based.
+        text: the sentence.
+        thumbnail: base64 JPEG of what it saw, squared, or None.
+        aspect: width / height of the video.
+    """
+
+    frame: int
+    text: str
+    thumbnail: str | None = None
+    aspect: float = 1.0
+
+
+def read_captions(cache: FeatureCache, video_id: str) -> list[Caption]:
+    """The captions of a video in order of frames, empty for a video without text."""
     if "text" not in cache.streams(video_id):
         return []
     data = cache.read(video_id, "text")
     if data.frames is None or data.captions is None:
         return []
-    return list(zip(data.frames.tolist(), data.captions, strict=True))
+    info = cache.info(video_id)
+    aspect = info.width / info.height if info is not None and info.width and info.height else 1.0
+    pictures: Sequence[str | None] = data.thumbnails or [None] * len(data.captions)
+    rows = zip(data.frames.tolist(), data.captions, pictures, strict=True)
+    return [Caption(frame, text, picture, aspect) for frame, text, picture in rows]
 
 
 def load_features(cache: FeatureCache, video_ids: Sequence[str], streams: Iterable[str]) -> Features:

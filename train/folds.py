@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
-from train.tasks import unknown_name
+from shared.names import unknown_name
 
 ALWAYS_TRAIN = -1
 UNUSED = -2

@@ -13,8 +13,8 @@ from types import MappingProxyType
 import numpy as np
 import pandas as pd
 
+from shared.names import unknown_name
 from train.labels import MAX_FRAMES, LabelError
-from train.tasks import unknown_name
 
 MASKED_DVD = -1.0
 MASKED_VA = -5.0

@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from shared.names import unknown_name
 from train.checkpoints import build_model, load_state, save_state
 from train.config import TrainConfig
 from train.data import Features, Windows
 from train.evaluate import evaluate_windows
 from train.heads.standardize import HeadModel
 from train.losses import loss_for
-from train.tasks import Task, unknown_name
+from train.tasks import Task
 
 EVAL_BATCH = 512
 

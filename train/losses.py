@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from train.tasks import Task, unknown_name
+from shared.names import unknown_name
+from train.tasks import Task
 
 CCC_EPS = 1e-8  # keeps a batch of one constant value at CCC 0 with a finite gradient
 

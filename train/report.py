@@ -20,6 +20,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from train.data import Caption
 from train.runs import Run, read_json
 from train.show import SCORE_NAMES
 from train.tasks import Task
@@ -28,7 +29,7 @@ NUM_TRACKS = 4
 NUM_CAPTIONS = 6
 TRUTH, PREDICTED, ALERT, UNKNOWN = "#6b7280", "#2563eb", "#f8d4d4", "#eceef1"
 COLORS = ("#2563eb", "#d97706", "#059669", "#7c3aed", "#dc2626")
-Captions = Callable[[str], Sequence[tuple[int, str]]]
+Captions = Callable[[str], Sequence[Caption]]
 
 
 def write_report(run: Run, captions: Captions) -> Path:
@@ -36,7 +37,7 @@ def write_report(run: Run, captions: Captions) -> Path:
 
     Args:
         run: with metrics.json, predictions.parquet and the folds' histories.
-        captions: of a video id, [(frame, caption)]; empty where there are none.
+        captions: of a video id; empty where there are none.
 
     Returns:
         The page.

@@ -197,8 +197,8 @@ def open_run(path: Path) -> Run:
     return Run(path, config)
 
 
-def latest_run(root: Path, task: str | None = None) -> Run:
-    """The newest finished run below ``root``, of one task if given.
+def latest_run(root: Path, task: str | None = None, dataset: str | None = None) -> Run:
+    """The newest finished run below ``root``, of one task and data set if given. Permuted controls do not count.
 
     Raises:
         RunError: there is none.
@@ -206,12 +206,12 @@ def latest_run(root: Path, task: str | None = None) -> Run:
     files = sorted(root.glob("*/metrics.json"), key=lambda f: f.stat().st_mtime, reverse=True)
     for file in files:
         run = open_run(file.parent)
-        if task is None or run.config["task"] == task:
+        fits = task in (None, run.config["task"]) and dataset in (None, run.config["dataset"])
+        if fits and not run.config["permuted"]:
             return run
-    wanted = f" of task {task!r}" if task else ""
-    raise RunError(
-        f"no finished run{wanted} below {root}; train one first: python -m train cv DATASET --task {task or 'TASK'}"
-    )
+    wanted = (f" of task {task!r}" if task else "") + (f" trained on {dataset!r}" if dataset else "")
+    mend = f"python -m train cv {dataset or 'DATASET'} --task {task or 'TASK'}"
+    raise RunError(f"no finished run{wanted} below {root}; train one first: {mend}")
 
 
 def _make_folder(path: Path) -> bool:

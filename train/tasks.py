@@ -1,24 +1,11 @@
 """What is learned: the tasks, as a frozen table. Light on purpose: no torch, so the command line can list them."""
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-
-def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
-    """The message for a name that is in no table: what was asked for, the closest match, everything known.
-
-    Args:
-        what: The kind of thing, in words ("task", "head", "loss").
-        name: The unknown name.
-        known: Every valid name.
-    """
-    names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    return f"unknown {what} {name!r}.{hint} Known: {', '.join(names)}"
+from shared.names import unknown_name
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 
 from shared.manifest import TABLE_FORMAT, Manifest, Segment, TaskSource, Video
+from shared.names import unknown_name
 from train.label_formats import read_labels
 from train.labels import AlignReport, Track, align, segments_to_frames, track_to_video
-from train.tasks import Task, unknown_name
+from train.tasks import Task
 
 IGNORED_NAMES = (".DS_Store", "Thumbs.db", "desktop.ini")
 

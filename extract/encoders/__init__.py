@@ -10,7 +10,8 @@ from importlib import import_module
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from extract.config import ExtractConfig, unknown_name
+from extract.config import ExtractConfig
+from shared.names import unknown_name
 
 if TYPE_CHECKING:
     from extract.encoders.contract import TimelineEncoder, WindowEncoder
@@ -64,7 +65,7 @@ def build_encoder(stream: str, config: ExtractConfig) -> TimelineEncoder | Windo
     if stream == "text":
         from extract.encoders.text import TextEncoder
 
-        return TextEncoder(build_captioner(config.captioner), load_clip(config.clip))
+        return TextEncoder(build_captioner(config.captioner), load_clip(config.clip), thumbnails=config.thumbnails)
     raise ValueError(f"unknown stream {stream!r} (streams: {', '.join(config.window.samples)})")
 
 

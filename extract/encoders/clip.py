@@ -7,7 +7,6 @@ device. Features are the towers' projected outputs, not L2-normalised.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from functools import cached_property, lru_cache
 from importlib.metadata import version
@@ -23,6 +22,7 @@ from torchvision.transforms import Compose, Normalize, ToTensor
 
 from extract.config import ClipConfig
 from extract.encoders.contract import Rows
+from shared.names import unknown_name
 
 MAX_ASPECT = 64
 # A toy with every part of the real thing; 64 px, 4 x 4 patches, the real tokenizer and context length.
@@ -151,9 +151,7 @@ def load_clip(config: ClipConfig) -> ClipModel:
 def _create(config: ClipConfig) -> torch.nn.Module:
     known = open_clip.list_models()
     if config.model != "tiny" and ":" not in config.model and config.model.replace("/", "-") not in known:
-        close = difflib.get_close_matches(config.model, known, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"open_clip has no model {config.model!r}{hint} (all: open_clip.list_models())")
+        raise ValueError(unknown_name("CLIP model", config.model, known))
     if config.seed is None:
         try:
             return open_clip.create_model(config.model, pretrained=config.weights)

@@ -9,6 +9,7 @@ Axes: B batch, C context frames, U unique frames, N windows, T samples of a wind
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -22,10 +23,29 @@ class Rows:
     Attributes:
         features: float32 (B, D).
         captions: B strings for a text stream, else None.
+        thumbnails: B base64 JPEGs for a text stream that keeps pictures, else None.
     """
 
     features: np.ndarray
     captions: list[str] | None = None
+    thumbnails: list[str] | None = None
+
+    def part(self, first: int, stop: int) -> Rows:
+        """Rows [first, stop)."""
+        return Rows(
+            self.features[first:stop],
+            None if self.captions is None else self.captions[first:stop],
+            None if self.thumbnails is None else self.thumbnails[first:stop],
+        )
+
+
+def join_rows(parts: Sequence[Rows]) -> Rows:
+    """Rows of several batches, one after another; they agree in what they carry."""
+    return Rows(
+        np.concatenate([p.features for p in parts]),
+        None if parts[0].captions is None else [c for p in parts for c in p.captions or ()],
+        None if parts[0].thumbnails is None else [t for p in parts for t in p.thumbnails or ()],
+    )
 
 
 @runtime_checkable

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from typing import Any, Protocol
 
 import numpy as np
+from PIL import Image
 
 from extract.encoders.clip import ClipModel
 from extract.encoders.contract import Rows
+
+THUMBNAIL_SIZE = 112
 
 
 class Captioner(Protocol):
@@ -34,13 +39,22 @@ class Captioner(Protocol):
         ...
 
 
+def thumbnail(picture: np.ndarray) -> str:
+    """uint8 RGB (h, w, 3), as the captioner sees it -> base64 JPEG of at most 112 x 112."""
+    image = Image.fromarray(picture)
+    image.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=80)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
 class TextEncoder:
     """Captions and their CLIP text features; the captions are cached beside the features."""
 
     stream, kind = "text", "timeline"
 
-    def __init__(self, captioner: Captioner, clip: ClipModel) -> None:
-        self._captioner, self._clip = captioner, clip
+    def __init__(self, captioner: Captioner, clip: ClipModel, *, thumbnails: bool = False) -> None:
+        self._captioner, self._clip, self._thumbnails = captioner, clip, thumbnails
         self.context = captioner.context
         self.dim, self.batch_size = clip.dim, clip.config.batch_size
         self.trained = clip.trained and captioner.trained
@@ -52,7 +66,8 @@ class TextEncoder:
     def encode(self, items: np.ndarray) -> Rows:
         """uint8 (B, C, h, w, 3) -> captions and features float32 (B, D)."""
         captions = self._captioner.caption(items)
-        return Rows(self.encode_captions(captions), captions)
+        thumbnails = [thumbnail(item[-1]) for item in items] if self._thumbnails else None
+        return Rows(self.encode_captions(captions), captions, thumbnails)
 
     def encode_captions(self, captions: list[str]) -> np.ndarray:
         """B sentences -> float32 (B, D). Longer ones are cut at the tower's context length (77 tokens)."""

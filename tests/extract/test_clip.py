@@ -184,8 +184,8 @@ def test_random_weights_leave_the_global_generator_alone() -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (ClipConfig("ViT-B32", "openai"), r"no model 'ViT-B32'; did you mean 'ViT-B-32'"),
-        (ClipConfig("ViT-B32", None, seed=0), r"no model 'ViT-B32'"),
+        (ClipConfig("ViT-B32", "openai"), r"unknown CLIP model 'ViT-B32'; did you mean 'ViT-B-32'"),
+        (ClipConfig("ViT-B32", None, seed=0), r"unknown CLIP model 'ViT-B32'"),
         (ClipConfig("ViT-B-32", "no-such-tag"), r"weights 'no-such-tag' of model 'ViT-B-32'"),
         (ClipConfig("ViT-B-32", None), r"give pretrained weights"),
         (ClipConfig("tiny", None, seed=0, dtype="int8"), r"dtype must be auto, float32"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import os
 import signal
 import subprocess
@@ -12,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from typer.testing import Result
 
 from extract.pipeline import Watcher
@@ -72,8 +75,8 @@ def test_the_module_is_a_program() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["clips", "--preset", "tniy"], "unknown preset 'tniy'; did you mean 'tiny'? (presets: tiny, base, large)"),
-        (["dmeo", "--preset", "tiny"], "no data set 'dmeo'; did you mean 'demo'?"),
+        (["clips", "--preset", "tniy"], "unknown preset 'tniy'; did you mean 'tiny'? (known: base, large, tiny)"),
+        (["dmeo", "--preset", "tiny"], "unknown data set 'dmeo'; did you mean 'demo'?"),
         (
             ["clips", "--preset", "tiny", "--streams", "imgae"],
             "--streams: unknown stream 'imgae'; did you mean 'image'?",
@@ -85,7 +88,10 @@ def test_the_module_is_a_program() -> None:
         ),
         (["clips", "--preset", "tiny", "--captioner", "ofline"], "unknown captioner 'ofline'; did you mean 'offline'?"),
         (["clips", "--preset", "tiny", "--sampling", "middle"], "one of centers, endpoints, found 'middle'"),
-        (["clips", "--preset", "tiny", "--clip-model", "ViT-B32"], "no model 'ViT-B32'; did you mean 'ViT-B-32'?"),
+        (
+            ["clips", "--preset", "tiny", "--clip-model", "ViT-B32"],
+            "unknown CLIP model 'ViT-B32'; did you mean 'ViT-B-32'?",
+        ),
         (["clips", "--preset", "tiny", "--videoprism-weights", "gone.npz"], "gone.npz"),
         (["clips", "--preset", "tiny", "--workers", "0"], "greater than or equal to 1"),
         (["empty", "--preset", "tiny"], "no video found below empty"),
@@ -241,3 +247,52 @@ def test_names_that_the_terminal_cannot_show(tiny: Cli, videos: Path, tmp_path: 
     )
     assert done.returncode == 1, done.stderr
     assert rb"\xfcn\xefcode \u2713.mp4: open: not a video" in done.stdout
+
+
+# ------------------------------------------------------------------------------------------------ like another cache
+
+
+def test_like_takes_preset_and_options_of_another_cache(tiny: Cli, cli: Cli, videos: Path) -> None:
+    assert tiny(str(videos), "--stride", "8", "--no-thumbnails").exit_code == 0
+    one = write_video(videos.parent / "new.mp4", 80, seed=5)
+    done = cli("run", str(one), "--like", "caches/clips.zarr", "--streams", "image,text")
+    assert done.exit_code == 0, done.output
+    made, model = FeatureCache.open("caches/new.zarr"), FeatureCache.open("caches/clips.zarr")
+    assert made.window == model.window
+    assert made.window.stride == 8
+    assert made.made_with == model.made_with == {"preset": "tiny", "options": {"stride": 8, "thumbnails": False}}
+    assert made.streams("new.mp4") == model.streams("0.mp4")
+    assert made.read("new.mp4", "text").thumbnails is None
+    refused = cli("run", str(one), "--like", "caches/gone.zarr")
+    assert refused.exit_code == 2
+    assert "no feature cache at caches/gone.zarr" in refused.stderr
+
+
+def test_thumbnails_are_pictures_of_the_captioned_frames(tiny: Cli, videos: Path) -> None:
+    assert tiny(str(videos)).exit_code == 0
+    data = FeatureCache.open("caches/clips.zarr").read("1.mp4", "text")
+    assert data.thumbnails is not None
+    assert data.captions is not None
+    assert len(data.thumbnails) == len(data.captions)
+    with Image.open(io.BytesIO(base64.b64decode(data.thumbnails[0]))) as picture:
+        assert picture.format == "JPEG"
+        assert max(picture.size) <= 112
+
+
+def test_a_changed_file_is_extracted_again(tiny: Cli, videos: Path) -> None:
+    assert tiny(str(videos)).exit_code == 0
+    before = FeatureCache.open("caches/clips.zarr").read("0.mp4", "image").features
+    write_video(videos / "0.mp4", 33, seed=9)
+    done = tiny(str(videos))
+    assert done.exit_code == 0, done.output
+    assert "1 files changed since they were extracted and are extracted again: 0.mp4" in done.stderr
+    cache = FeatureCache.open("caches/clips.zarr")
+    info = cache.info("0.mp4")
+    assert info is not None
+    assert info.num_frames == 33
+    assert not np.array_equal(cache.read("0.mp4", "image").features, before)
+    assert cache.verify("0.mp4") == []
+    write_video(videos / "0.mp4", 35, seed=10)
+    refused = tiny(str(videos), "--streams", "image")
+    assert refused.exit_code == 2
+    assert "the cache also holds its stream text; extract all of its streams in one run" in refused.stderr

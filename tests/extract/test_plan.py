@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from extract.encoders.contract import Rows
 from extract.plan import Item, TimelinePacker, Window, WindowPacker, sample_video
 from extract.video import DecodedFrame
 from shared.windows import WindowSpec
@@ -116,14 +117,14 @@ class Sink:
         self.frames: dict[str, list[int]] = defaultdict(list)
         self.captions: dict[str, list[str]] = defaultdict(list)
 
-    def timeline(self, video: str, frames: np.ndarray, features: np.ndarray, captions: list[str] | None) -> None:
-        assert len(frames) == len(features)
+    def timeline(self, video: str, frames: np.ndarray, rows: Rows) -> None:
+        assert len(frames) == len(rows.features)
         assert frames.dtype == np.int32
-        self.features[video] += list(features)
+        self.features[video] += list(rows.features)
         self.frames[video] += frames.tolist()
-        if captions is not None:
-            assert len(captions) == len(frames)
-            self.captions[video] += captions
+        if rows.captions is not None:
+            assert len(rows.captions) == len(frames)
+            self.captions[video] += rows.captions
 
     def windows(self, video: str, features: np.ndarray) -> None:
         self.features[video] += list(features)

@@ -334,7 +334,7 @@ def test_mistakes_in_toml_come_all_at_once(tmp_path: Path) -> None:
     )
     found = "\n".join(problems_of(source))
     for part in (
-        "top level: unknown key 'layuot'; did you mean 'layout'? known: ",
+        "top level: unknown key 'layuot'; did you mean 'layout'? (known: ",
         "name: expected 1 to 64 letters, digits, - or _, found 'my data'",
         '[videos] id: expected "path" or "stem", found \'name\'',
         "[videos] group: not a regular expression",
@@ -345,7 +345,7 @@ def test_mistakes_in_toml_come_all_at_once(tmp_path: Path) -> None:
         "[videos] glob: expected a pattern below the root, found 3",
         "[videos] glob: not a pattern",
         "[tasks.va]: expected a pattern of annotation files",
-        "[tasks.violence]: unknown key 'zzz'; known: format, test, train, val",
+        "[tasks.violence]: unknown key 'zzz' (known: format, test, train, val)",
         "[tasks.violence] train: expected a pattern below the root, found '../../*.csv'",
         "[tasks.age]: expected a table, found 3",
     ):
@@ -391,9 +391,9 @@ def test_find_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_dataset("clip.mp4") == Path("clip.mp4")
     assert find_dataset("mine") == Path("data_manifests/mine.toml")
     assert find_dataset("affwild2").parent == Path(shared.manifest.__file__).resolve().parent.parent / "data_manifests"
-    with pytest.raises(FileNotFoundError, match=r"no data set 'afwild2'; did you mean 'affwild2'\?"):
+    with pytest.raises(FileNotFoundError, match=r"unknown data set 'afwild2'; did you mean 'affwild2'\?"):
         find_dataset("afwild2")
-    with pytest.raises(FileNotFoundError, match=r"'qqqqq'\nGive a name \(.*mine.*\), a manifest"):
+    with pytest.raises(FileNotFoundError, match=r"'qqqqq' \(known: .*mine.*\)\nGive one of these names, a manifest"):
         find_dataset("qqqqq")
     with pytest.raises(FileNotFoundError):
         find_dataset("x" * 5000)

@@ -312,14 +312,14 @@ def test_report_is_written_again(trained, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--task", "violense"], "Did you mean 'violence'"),
-        (["--task", "va", "--head", "cross_gur"], "Did you mean 'cross_gru'"),
-        (["--task", "va", "--loss", "mze"], "Did you mean 'mse'"),
+        (["--task", "violense"], "did you mean 'violence'"),
+        (["--task", "va", "--head", "cross_gur"], "did you mean 'cross_gru'"),
+        (["--task", "va", "--loss", "mze"], "did you mean 'mse'"),
         (["--task", "va", "--loss", "focal"], "takes the losses mse, ccc, mse_ccc, not 'focal'"),
-        (["--task", "va", "--folds", "grup"], "Did you mean 'group'"),
+        (["--task", "va", "--folds", "grup"], "did you mean 'group'"),
         (["--task", "va", "--folds", "random-windows"], "unknown kind of folds"),
         (["--task", "va", "--folds", "column"], "fold column must name folds"),
-        (["--task", "va", "--window-label", "meen"], "Did you mean 'mean'"),
+        (["--task", "va", "--window-label", "meen"], "did you mean 'mean'"),
         (["--task", "va", "--window-label", "any"], "takes mean or center"),
         (["--task", "va", "--device", "gpu"], "unknown device 'gpu'"),
         (["--task", "va", "--num-folds", "11"], "11 folds need at least 11 groups, found 10"),
@@ -342,7 +342,7 @@ def test_cv_refuses_before_it_makes_a_run(manifest, cache, tmp_path: Path, argum
 def test_other_commands_refuse_in_words(trained, newcomers, tmp_path: Path) -> None:
     predict = ["predict", "--cache", newcomers.url]
     assert "no finished run below" in refused(*predict, "--runs", tmp_path)
-    assert "Did you mean 'va'" in refused(*predict, "--runs", tmp_path, "--task", "vaa")
+    assert "did you mean 'va'" in refused(*predict, "--runs", tmp_path, "--task", "vaa")
     assert "is not a run folder" in refused(*predict, "--run", tmp_path)
     assert "is a run of task 'va', not of 'violence'" in refused(*predict, "--run", trained.va, "--task", "violence")
     assert "no feature cache at" in refused("predict", "--cache", tmp_path / "c.zarr", "--run", trained.va)

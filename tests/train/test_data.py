@@ -153,8 +153,8 @@ def test_missing_streams_and_videos(made, tmp_path: Path, clips) -> None:
 def test_captions(made, tmp_path: Path, cache: FeatureCache, clips) -> None:
     captions = read_captions(cache, clips[3].id)
     plan = cache.window.plan(clips[3].num_frames)
-    assert [frame for frame, _ in captions] == plan.unique["text"].tolist()
-    assert captions[0][1] == f"frame {captions[0][0]} of {clips[3].id}"
+    assert [c.frame for c in captions] == plan.unique["text"].tolist()
+    assert captions[0].text == f"frame {captions[0].frame} of {clips[3].id}"
     silent = made.write_cache(tmp_path / "c.zarr", clips[:1], streams=["video"])
     assert read_captions(silent, clips[0].id) == []
     assert read_captions(silent, "nobody") == []

@@ -85,7 +85,7 @@ def test_quantile_strata() -> None:
 def test_official_split() -> None:
     folds = official_split(["train", "val", "test", None, "validation"])
     assert folds.tolist() == [ALWAYS_TRAIN, 0, UNUSED, UNUSED, 0]
-    with pytest.raises(FoldError, match="Did you mean 'train'"):
+    with pytest.raises(FoldError, match="did you mean 'train'"):
         official_split(["trian", "val"])
     with pytest.raises(FoldError, match="no val track"):
         official_split(["train", "test"])

@@ -121,13 +121,13 @@ def test_streams_it_does_not_read_are_ignored(name: str) -> None:
 
 def test_config_is_frozen_and_checked(name: str) -> None:
     config = head_config(name)
-    assert config.hidden == 128
+    assert config.hidden == 64
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.hidden = 3
     for bad in ({"hidden": 0}, {"dropout": 1.0}, {"mlp": -1}):
         with pytest.raises(ValueError, match=next(iter(bad))):
             head_config(name, **bad)
-    with pytest.raises(ValueError, match="Did you mean 'hidden'"):
+    with pytest.raises(ValueError, match="did you mean 'hidden'"):
         head_config(name, hiden=3)
 
 
@@ -135,7 +135,7 @@ def test_config_is_frozen_and_checked(name: str) -> None:
 
 
 def test_unknown_head_gets_the_closest_match() -> None:
-    with pytest.raises(ValueError, match=r"unknown head 'cross_gr'\. Did you mean 'cross_gru'"):
+    with pytest.raises(ValueError, match=r"unknown head 'cross_gr'; did you mean 'cross_gru'"):
         build_head("cross_gr", DIMS, 2)
     with pytest.raises(ValueError, match="takes a SingleConfig, not a CrossGruConfig"):
         build_head("video", DIMS, 2, head_config("cross_gru"))

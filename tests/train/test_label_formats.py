@@ -135,7 +135,7 @@ def test_va_round_trip_of_a_long_file(write) -> None:
 def test_formats_are_named_and_frozen(write) -> None:
     assert set(FORMATS) == {"dvd", "affwild2-va"}
     assert read_labels(write("valence,arousal\n0,1\n"), "affwild2-va").tolist() == [[0, 1]]
-    with pytest.raises(ValueError, match="Did you mean 'affwild2-va'"):
+    with pytest.raises(ValueError, match="did you mean 'affwild2-va'"):
         read_labels("x.txt", "afwild2_va")
     with pytest.raises(TypeError):
         FORMATS["own"] = read_dvd_csv  # type: ignore[index]

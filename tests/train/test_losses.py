@@ -105,9 +105,9 @@ def test_every_loss_is_a_scalar_of_at_least_float32_and_vmaps(name: str) -> None
 
 
 def test_unknown_names_get_the_closest() -> None:
-    with pytest.raises(ValueError, match="Did you mean 'focal'"):
+    with pytest.raises(ValueError, match="did you mean 'focal'"):
         loss_named("focall")
-    with pytest.raises(ValueError, match="Did you mean 'violence'"):
+    with pytest.raises(ValueError, match="did you mean 'violence'"):
         task_named("violense")
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from train.config import TrainConfig
 from train.crossval import CrossValidation, summarise
+from train.data import Caption
 from train.evaluate import TrackScores, predictions_table
 from train.labels import Track
 from train.report import write_report
@@ -78,15 +79,16 @@ def read(run: Run, captions=lambda video: []) -> tuple[Links, str]:
 
 @pytest.mark.parametrize("task", ["violence", "va"])
 def test_nothing_is_fetched_and_nothing_runs(tmp_path: Path, task: str) -> None:
-    links, page = read(make_run(tmp_path, task), lambda video: [(8, EVIL), (24, "calm")])
+    links, page = read(make_run(tmp_path, task), lambda video: [Caption(8, EVIL, "/9j/4AAQ", 1.5), Caption(24, "calm")])
     assert links.links
-    assert all(link.startswith("data:image/svg+xml;base64,") for link in links.links)
+    assert all(link.startswith(("data:image/svg+xml;base64,", "data:image/jpeg;base64,")) for link in links.links)
+    assert "data:image/jpeg;base64,/9j/4AAQ" in links.links  # a thumbnail above its caption
     assert not links.tags & {"script", "link", "iframe", "object", "embed", "base"}
     assert "@import" not in page
     assert "url(" not in page
     assert EVIL not in page
     assert links.text.count(EVIL) >= 6  # shown as text: a caption per timeline, a note, a recipe
-    for link in links.links:
+    for link in (link for link in links.links if "svg" in link):
         svg = base64.b64decode(link.partition(",")[2]).decode()
         assert not re.search(r'(?:href|src)="(?!#)(?!data:)', svg)
         assert "<script" not in svg
@@ -95,7 +97,7 @@ def test_nothing_is_fetched_and_nothing_runs(tmp_path: Path, task: str) -> None:
 @pytest.mark.parametrize("task", ["violence", "va"])
 def test_what_the_page_holds(tmp_path: Path, task: str) -> None:
     run = make_run(tmp_path, task)
-    links, page = read(run, lambda video: [(8 * k, f"caption {k} of {video}") for k in range(30)])
+    links, page = read(run, lambda video: [Caption(8 * k, f"caption {k} of {video}") for k in range(30)])
     assert f"{run.metrics['value']:.3f}" in links.text
     assert len(re.findall(r"tested by fold", links.text)) == 4
     assert "constant prediction" in links.text

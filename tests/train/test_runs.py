@@ -33,7 +33,14 @@ DIMS = {"video": 8, "image": 8, "text": 8}
 
 def facts(task: str = "violence", config: TrainConfig = CONFIG) -> dict:
     values = dict.fromkeys(CONFIG_KEYS, "x")
-    return values | {"task": task, "train": config.to_dict(), "dims": DIMS, "folds": {"a": 0}, "window": {"size": 16}}
+    return values | {
+        "task": task,
+        "train": config.to_dict(),
+        "dims": DIMS,
+        "folds": {"a": 0},
+        "window": {"size": 16},
+        "permuted": False,
+    }
 
 
 def make_run(root: Path, task: str = "violence", folds: int = 2) -> Run:
@@ -93,6 +100,12 @@ def test_the_latest_finished_run_of_a_task(tmp_path: Path) -> None:
     assert latest_run(tmp_path, "violence").metrics == {"value": 1}
     with pytest.raises(RunError, match=r"has no metrics.json: the run has not ended; go on with --resume"):
         _ = runs[3].metrics
+    assert latest_run(tmp_path, "va", "x").path == runs[2].path
+    with pytest.raises(RunError, match="no finished run of task 'va' trained on 'dvd'"):
+        latest_run(tmp_path, "va", "dvd")
+    control = create_run(tmp_path, "control", facts() | {"permuted": True})
+    write_json(control.path / "metrics.json", {"value": 9})
+    assert latest_run(tmp_path, "violence").path == runs[1].path  # a control is never what a user wants to predict with
     (runs[2].path / "metrics.json").unlink()
     with pytest.raises(RunError, match="no finished run of task 'va'"):
         latest_run(tmp_path, "va")

@@ -10,7 +10,7 @@ from dataclasses import fields
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from train.tasks import unknown_name
+from shared.names import unknown_name
 
 if TYPE_CHECKING:  # naming the heads must not cost the import of torch
     from torch import nn

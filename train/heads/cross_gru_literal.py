@@ -27,10 +27,10 @@ class CrossGruLiteralConfig:
         mlp: Width of the MLP.
     """
 
-    hidden: int = 128
+    hidden: int = 64
     attention_heads: int = 1
-    dropout: float = 0.1
-    mlp: int = 128
+    dropout: float = 0.3
+    mlp: int = 64
 
     def __post_init__(self) -> None:
         check_config(self.hidden, self.mlp, self.dropout, self.attention_heads)
