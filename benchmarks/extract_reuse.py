@@ -152,9 +152,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures as flat JSON")
     args = parser.parse_args()
 
-    print(
-        f"{platform.machine()} {platform.system()}; {args.windows} windows through VideoPrism, {args.clip_windows} through CLIP and captions, {args.repeats} interleaved repeats"
-    )
+    machine = f"{platform.machine()} {platform.system()}"
+    print(f"{machine}; {args.windows} windows through VideoPrism, {args.clip_windows} through CLIP and captions")
     print(
         f"{'stride':>6} {'stream':<11}{'per window s':>13}{'per frame s':>13}{'ratio min/med/max':>20}{'limit':>7}"
         f"{'share':>7}{'max abs diff':>14}"

@@ -8,7 +8,7 @@ Layout under the root, so that the parsers of the real data sets read it:
     affwild2/VA_Estimation_Challenge/{Train_Set,Validation_Set}/<id>.txt    valence,arousal; a row per frame
     demo.json                                                   version and arguments of the rendering
 
-What the videos show and what the labels mean is in ``demo_scenes``.
+What the videos show and what the labels mean is in ``demo_story``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from typing import Any
 import av
 import numpy as np
 
-from extract.demo_scenes import Story, render_frames, tell_story
+from extract.demo_scenes import render_frames
+from extract.demo_story import Story, tell_story
 
 FORMAT = "crossgru-demo"
 VERSION = 1  # raise it whenever a pixel or a label changes

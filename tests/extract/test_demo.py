@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from extract.demo import DemoVideo, format_va, format_violence, plan_demo, render_demo, render_video
-from extract.demo_scenes import APART, DANCE, FIGHT, HUG, render_frames
+from extract.demo_scenes import render_frames
+from extract.demo_story import APART, DANCE, FIGHT, HUG
 
 SMALL = {"num_scenes": 2, "videos_per_scene": 2, "frames": (24, 40)}
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from extract.encoders import videoprism, videoprism_checkpoint
+from extract.encoders import videoprism, videoprism_checkpoint, videoprism_model
 from extract.encoders.contract import WindowEncoder
 from extract.encoders.videoprism import (
     ARCHITECTURES,
@@ -250,7 +250,7 @@ def test_shapes_are_those_of_the_published_package(name):
 
 
 def _uncapped(monkeypatch):
-    monkeypatch.setattr(videoprism, "_LOGIT_CAP", 1e6)
+    monkeypatch.setattr(videoprism_model, "_LOGIT_CAP", 1e6)
 
 
 def _tanh_gelu(monkeypatch):
@@ -259,8 +259,8 @@ def _tanh_gelu(monkeypatch):
 
 
 def _direct_scale(monkeypatch):
-    norm = videoprism._layer_norm
-    monkeypatch.setattr(videoprism, "_layer_norm", lambda x, scale, bias: norm(x, scale - 1, bias))
+    norm = videoprism_model._layer_norm
+    monkeypatch.setattr(videoprism_model, "_layer_norm", lambda x, scale, bias: norm(x, scale - 1, bias))
 
 
 def _aliased_positions(monkeypatch):
