@@ -41,6 +41,10 @@ def cv(
         str, typer.Option(help="cross_gru, cross_gru_literal, concat, video, image or text.")
     ] = "cross_gru",
     hidden: Annotated[int | None, typer.Option(min=1, help="GRU width. [default: 64]")] = None,
+    head_option: Annotated[
+        list[str] | None,
+        typer.Option(help="Any field of the head's config, NAME=VALUE; repeatable, e.g. dropout=0.5 mlp=128."),
+    ] = None,
     loss: Annotated[
         str | None, typer.Option(help="focal, cross_entropy (violence); mse, ccc, mse_ccc (va). [default: focal, mse]")
     ] = None,
@@ -62,7 +66,9 @@ def cv(
     """Cross-validate a head: the paper's table, official frame-level scores, a report page."""
     from train import commands
 
-    options = {"hidden": hidden} if hidden is not None else {}
+    options = commands.head_options(head_option or [])
+    if hidden is not None:
+        options["hidden"] = hidden
     settings = {
         "head": head,
         "head_options": options,

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import typer
 from rich.console import Console
 
 from shared.cache import CacheError, FeatureCache
@@ -187,6 +188,22 @@ def report(*, run: Path | None, runs: Path) -> int:
         err.print(f"note: without captions: {error}")
     out.print(f"report: {_write_report(opened, store)}")
     return 0
+
+
+def head_options(pairs: Sequence[str]) -> dict[str, int | float]:
+    """``["hidden=64", "dropout=0.5"]`` -> fields of a head's config.
+
+    Raises:
+        typer.BadParameter: not NAME=NUMBER.
+    """
+    options: dict[str, int | float] = {}
+    for pair in pairs:
+        name, _, text = pair.partition("=")
+        try:
+            options[name.strip()] = int(text) if text.strip().lstrip("-").isdecimal() else float(text)
+        except ValueError:
+            raise typer.BadParameter(f"expected NAME=NUMBER such as dropout=0.5, found {pair!r}") from None
+    return options
 
 
 # ------------------------------------------------------------------ parts

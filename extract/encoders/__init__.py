@@ -5,6 +5,7 @@ Names resolve to ``module:factory`` on use, so that nothing heavy is imported be
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from importlib import import_module
 from types import MappingProxyType
@@ -42,6 +43,8 @@ def check_captioner(name: str) -> None:
 
 def build_encoder(stream: str, config: ExtractConfig) -> TimelineEncoder | WindowEncoder:
     """The encoder of one stream, with its weights loaded."""
+    # jax would take three quarters of a GPU's memory at once and leave torch's encoders none.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if stream == "video":
         from extract.encoders.videoprism import VideoPrismEncoder
 

@@ -314,6 +314,8 @@ def test_report_is_written_again(trained, tmp_path: Path) -> None:
     [
         (["--task", "violense"], "did you mean 'violence'"),
         (["--task", "va", "--head", "cross_gur"], "did you mean 'cross_gru'"),
+        (["--task", "va", "--head-option", "droput=0.5"], "did you mean 'dropout'"),
+        (["--task", "va", "--head-option", "dropout"], "NAME=NUMBER"),
         (["--task", "va", "--loss", "mze"], "did you mean 'mse'"),
         (["--task", "va", "--loss", "focal"], "takes the losses mse, ccc, mse_ccc, not 'focal'"),
         (["--task", "va", "--folds", "grup"], "did you mean 'group'"),
