@@ -46,6 +46,10 @@ def run(
     videoprism_weights: Annotated[Path | None, typer.Option(help="Official .npz, instead of a download.")] = None,
     clip_model: Annotated[str | None, typer.Option(help="Any open_clip model name.")] = None,
     clip_weights: Annotated[str | None, typer.Option(help="open_clip pretrained tag or local file.")] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="float32 or bfloat16 for all encoders. [default: float32 on CPU, 16 bit on GPU]"),
+    ] = None,
     captioner: Annotated[str | None, typer.Option(help="Who writes the captions: offline.")] = None,
     thumbnails: Annotated[
         bool | None, typer.Option(help="Keep a small picture of every captioned frame. [default: only with tiny]")
@@ -71,6 +75,7 @@ def run(
                 "videoprism_weights": str(videoprism_weights) if videoprism_weights else None,
                 "clip_model": clip_model,
                 "clip_weights": clip_weights,
+                "dtype": dtype,
                 "captioner": captioner,
                 "thumbnails": thumbnails,
             },

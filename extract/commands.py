@@ -8,8 +8,9 @@ from __future__ import annotations
 import io
 import signal
 import sys
+import tomllib
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import wraps
 from pathlib import Path
 from types import FrameType
@@ -19,12 +20,13 @@ from rich.console import Console
 
 from shared.cache import CacheError, FeatureCache, RecipeMismatch
 from shared.ledger import FailureLedger
-from shared.manifest import Manifest, ManifestError, cache_of, default_cache, find_dataset, load_manifest
+from shared.manifest import Manifest, ManifestError, cache_of, find_dataset, load_manifest
 from shared.names import unknown_name
 
 # Plain words, no markup and no wrapping of paths: this text is also read from log files.
 err = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
 DEFAULT_PRESET = "base"
+DEMO_MANIFEST = Path(__file__).resolve().parent.parent / "data_manifests" / "demo.toml"
 GO_ON = "What is complete stays complete; run the same command again to go on."
 out = Console(markup=False, highlight=False, soft_wrap=True)
 
@@ -79,7 +81,7 @@ def run(
     replace = wanted if overwrite == "all" else _stream_names(overwrite, wanted, "--overwrite")
     check_captioner(config.captioner)
     manifest = _load(dataset, root)
-    url = cache or default_cache(manifest.name)
+    url = cache_of(dataset, cache)
     store = FeatureCache.create(url, dataset=manifest.name, window=config.window, made_with=made_with)
 
     from extract.assemble import CacheWriteError
@@ -93,14 +95,10 @@ def run(
     ledger = FailureLedger(url)
     jobs, summary = plan_jobs(manifest, store, recipes, ledger, overwrite=replace, retry_failed=retry_failed)
     untrained = sorted(s for s, e in encoders.items() if not e.trained)
-    changed = [job.path for job in jobs if job.changed]
     err.print(
         f"{manifest.name}: {len(manifest.videos)} videos, {len(summary.skipped)} already complete, {len(jobs)} to do; "
         f"preset {config.name}, streams {', '.join(wanted)} -> {url}"
     )
-    if changed:
-        some = ", ".join(changed[:5]) + " ..." * (len(changed) > 5)
-        err.print(f"note: {len(changed)} files changed since they were extracted and are extracted again: {some}")
     if untrained:
         err.print(f"note: untrained encoders (random weights) for {', '.join(untrained)}; not a result")
     if jobs:
@@ -113,6 +111,8 @@ def run(
         except CacheWriteError as error:
             err.print(f"error: {error}\n{GO_ON}")
             return 2
+    if set(replace) == set(config.window.samples) and summary.exit_status < 2:
+        store.note_made_with(made_with)
     print_summary(out, summary, url, retry=f"python -m extract run {dataset} --retry-failed")
     return summary.exit_status
 
@@ -122,9 +122,10 @@ def status(dataset: str, *, cache: str | None, root: Path | None) -> int:
     """``extract status``: 0 if everything is complete, else 1."""
     from extract.show import print_status
 
-    manifest = _load(dataset, root, render=False)
-    url = cache or default_cache(manifest.name)
-    return print_status(out, manifest, FeatureCache.open(url), FailureLedger(url).failures())
+    url = cache_of(dataset, cache)
+    store = FeatureCache.open(url)
+    manifest = _load(dataset, root, render=False, cached=store.paths().values())
+    return print_status(out, manifest, store, FailureLedger(url).failures())
 
 
 @_explained
@@ -199,14 +200,12 @@ def _made_with(preset: str | None, like: str | None, options: Mapping[str, Any])
     return {"preset": preset or made["preset"], "options": {**made["options"], **given}}
 
 
-def _load(dataset: str, root: Path | None, render: bool = True) -> Manifest:
+def _load(dataset: str, root: Path | None, render: bool = True, cached: Collection[str] = ()) -> Manifest:
     source = find_dataset(dataset)
-    if render and source.name == "demo.toml" and root is None:
-        import tomllib
-
-        # The one data set that can be made out of nothing: rendered on first use.
+    if render and root is None and source.resolve() == DEMO_MANIFEST:
+        # The one data set that can be made out of nothing: rendered on first use. A user's own demo.toml is not it.
         _render(source.parent / tomllib.loads(source.read_text(encoding="utf-8"))["root"], 0)
-    return load_manifest(source, root)
+    return load_manifest(source, root, cached=cached)
 
 
 def _render(root: Path, seed: int) -> None:

@@ -110,6 +110,9 @@ def with_options(config: ExtractConfig, **options: Any) -> ExtractConfig:
         clip |= {"weights": given["clip_weights"], "seed": None}
     if clip:
         config = replace(config, clip=replace(config.clip, **clip))
+    if "dtype" in given:
+        video, clip_ = replace(config.video, dtype=given["dtype"]), replace(config.clip, dtype=given["dtype"])
+        config = replace(config, video=video, clip=clip_)
     config = replace(config, **{k: given[k] for k in ("captioner", "thumbnails") if k in given})
     window = {k: given[k] for k in ("stride", "sampling") if k in given}
     if window:

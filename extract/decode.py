@@ -14,12 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from extract.encoders.contract import TimelineEncoder, WindowEncoder
 from extract.plan import Item, Window, sample_video
-from extract.video import DecodedFrame, OpenVideo, VideoError, open_video, source_digest
+from extract.video import DecodedFrame, OpenVideo, VideoError, open_video, read_source
 from shared.cache import VideoInfo
 from shared.windows import WindowSpec
 
@@ -187,7 +188,7 @@ class DecodeAhead:
                 self.seconds += time.perf_counter() - started - waited
 
     def _events(self, job: Job, check: Callable[[], None]) -> Iterator[Event]:
-        size, sha256 = source_digest(job.file, check)
+        source = read_source(job.file, check)
         encoders = {s: self._encoders[s] for s in job.streams}
         times: list[float] = []
 
@@ -198,12 +199,12 @@ class DecodeAhead:
         with open_video(job.file, job.fps) as video:
             yield Opened(video.promised_frames)
             yield from sample_video(video.frames, self._spec, encoders, note)
-            yield Finished(_info(job, video, times, size, sha256))
+            yield Finished(_info(job, video, times, source))
 
 
-def _info(job: Job, video: OpenVideo, times: list[float], size: int, sha256: str) -> VideoInfo:
+def _info(job: Job, video: OpenVideo, times: list[float], source: Mapping[str, Any]) -> VideoInfo:
     return VideoInfo(
-        source={"path": job.path, "bytes": size, "sha256": sha256},
+        source={"path": job.path, **source},
         fps=round(video.fps, 6),
         num_frames=len(times),
         width=video.width,

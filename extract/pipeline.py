@@ -22,12 +22,14 @@ from extract.assemble import Assembly, WriteThread
 from extract.decode import DecodeAhead, Event, Failed, Finished, Job, Opened
 from extract.encoders.contract import Rows, TimelineEncoder, WindowEncoder
 from extract.plan import Item, TimelinePacker, WindowPacker
-from shared.cache import CacheError, FeatureCache
+from extract.video import VideoError, open_video, read_source, source_stamp
+from shared.cache import CacheError, FeatureCache, RecipeMismatch
 from shared.ledger import Failure, FailureLedger
 from shared.manifest import Manifest
 
 # Stop when this many videos fail for one cause and none has worked: the fault is then not in the videos.
 SYSTEMIC_FAILURES = 8
+PROBES = 8  # videos further on that are looked at first
 MAX_QUEUE_BYTES = 512 * 2**20
 
 
@@ -42,6 +44,7 @@ class Summary:
     Attributes:
         done, skipped: ids of videos completed now, and complete before.
         failed: id -> why, for videos that failed now or earlier and were not tried again.
+        gaps: path of a frame folder done now -> pictures it lacks (the nearest earlier one stands in).
         seconds: stage -> busy wall seconds ("decode" summed over workers, "waiting": encoders waiting for frames).
     """
 
@@ -49,6 +52,7 @@ class Summary:
     skipped: list[str] = field(default_factory=list)
     failed: dict[str, Failure] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    gaps: dict[str, int] = field(default_factory=dict)
     num_frames: int = 0
     num_windows: int = 0
     wall_s: float = 0.0
@@ -83,35 +87,62 @@ def plan_jobs(
     overwrite: Sequence[str] = (),
     retry_failed: bool = False,
 ) -> tuple[list[Job], Summary]:
-    """Which videos still need which streams. A video whose file changed since is extracted again, all of it.
+    """Which videos still need which streams.
 
     Raises:
         RecipeMismatch: a complete stream was made by another recipe and is not to be overwritten.
-        CacheError: a changed video has cached streams that are not among those to be extracted.
+        CacheError: files are not the ones that the cache was made from, and not all of their streams are overwritten.
     """
-    summary, jobs = Summary(), []
+    summary, jobs, strangers = Summary(), [], []
     failed = ledger.failures()
     for video in manifest.videos:
         file, changed = manifest.file(video), _changed(cache, video.id, manifest.file(video))
-        if changed and (others := cache.streams(video.id).keys() - recipes.keys()):
-            raise CacheError(
-                f"{video.path} changed since it was extracted, and the cache also holds its stream "
-                f"{', '.join(sorted(others))}; extract all of its streams in one run"
-            )
-        missing = tuple(s for s in recipes if changed or s in overwrite or not cache.has(video.id, s, recipes[s]))
+        if changed and cache.streams(video.id).keys() - set(overwrite):
+            strangers.append(video.path)
+            continue
+        missing = tuple(s for s in recipes if changed or _is_missing(cache, video.id, s, recipes[s], s in overwrite))
         if not missing:
             summary.skipped.append(video.id)
         elif video.id in failed and not retry_failed and not changed:
             summary.failed[video.id] = failed[video.id]
         else:
             jobs.append(Job(video.id, video.path, file, video.fps, missing, changed))
+    if strangers:
+        some = ", ".join(strangers[:5]) + " ..." * (len(strangers) > 5)
+        raise CacheError(
+            f"{len(strangers)} of {len(manifest.videos)} videos are not the files that {cache.url} was made from: {some}\n"
+            "If the cache belongs to another data set of the same name, give a new one: --cache NEW.zarr (CACHE= for "
+            "make). If the files were replaced, extract them again: --overwrite all."
+        )
     return jobs, summary
 
 
+def _is_missing(cache: FeatureCache, video_id: str, stream: str, recipe: Mapping[str, Any], overwrite: bool) -> bool:
+    """Whether a stream must be extracted. To overwrite is to replace what is of another recipe or damaged; what is
+    whole and right stays, so that an interrupted --overwrite goes on where it was."""
+    if not overwrite:
+        return not cache.has(video_id, stream, recipe)
+    try:
+        return not cache.has(video_id, stream, recipe) or not cache.is_whole(video_id, stream)
+    except RecipeMismatch:
+        return True
+
+
 def _changed(cache: FeatureCache, video_id: str, file: Path) -> bool:
-    """Whether a file has another size than the one the cached streams were decoded from. (sha256 would read it all.)"""
-    cached = cache.source(video_id).get("bytes")
-    return cached is not None and file.is_file() and file.stat().st_size != cached
+    """Whether a file or folder is another one than the cached streams were decoded from.
+
+    Same size and time: the same. Another time only (a copy, a checkout): its sha256 decides.
+    """
+    cached = cache.source(video_id)
+    if not cached or not file.exists():
+        return False
+    try:
+        stamp = source_stamp(file)
+        if stamp["bytes"] != cached.get("bytes"):
+            return True
+        return stamp["mtime_ns"] != cached.get("mtime_ns") and read_source(file)["sha256"] != cached.get("sha256")
+    except VideoError:
+        return False  # decoding will say what is wrong with it
 
 
 def run(
@@ -143,6 +174,8 @@ def run(
     attempts = {name: failure.attempts for name, failure in ledger.failures().items()}
     writes = WriteThread()
     assemblies: dict[str, Assembly] = {}  # videos between their first frame and their completion marker
+    failures: list[Failure] = []  # of this run
+    watchful = not summary.skipped  # nothing has worked yet: failures may have one cause outside the videos
 
     # ------------------------------------------------------------------ a video ends
     def complete(assembly: Assembly) -> None:
@@ -152,7 +185,10 @@ def run(
             ledger.resolve(name)
         summary.done.append(name)
         summary.num_windows += assembly.num_windows
-        summary.num_frames += assembly.info.num_frames if assembly.info else 0
+        if assembly.info is not None:
+            summary.num_frames += assembly.info.num_frames
+            if assembly.info.missing_frames:
+                summary.gaps[assembly.job.path] = assembly.info.missing_frames
         watcher.ended(assembly.job, None)
 
     def fail(assembly: Assembly, stage: str, error: str, message: str) -> None:
@@ -165,6 +201,7 @@ def run(
         cache.abandon(name)
         ledger.record(failure)
         summary.failed[name] = failure
+        failures.append(failure)
         watcher.ended(assembly.job, failure)
 
     def settle() -> None:
@@ -200,7 +237,7 @@ def run(
     decode = DecodeAhead(cache.window, encoders, workers, max_queue_bytes)
     try:
         with closing(decode.run(jobs)) as videos:
-            for job, events in videos:
+            for number, (job, events) in enumerate(videos, start=1):
                 if job.changed:
                     cache.drop(job.video, job.streams)
                 assembly = assemblies[job.video] = Assembly(job, cache, writes, encoders)
@@ -223,10 +260,11 @@ def run(
                             if isinstance(event, Item):
                                 watcher.reached(job, event.frame)
                 settle()
-                if _common_cause(summary):
+                if watchful and not summary.done and len(failures) >= SYSTEMIC_FAILURES:
                     finish_pending()  # a short video that works may still wait for a batch to fill
-                    if cause := _common_cause(summary):
+                    if not summary.done and (cause := _common_cause(failures, jobs[number:])):
                         raise SystemicFailure(cause)
+                    watchful = False
         finish_pending()
         assert not assemblies, f"rows never came for {sorted(assemblies)}"
     finally:
@@ -250,16 +288,26 @@ def _timed(events: Iterator[Event], clock: dict[str, float]) -> Iterator[Event]:
         yield event
 
 
-def _common_cause(summary: Summary) -> str | None:
-    """What to tell the user if many videos failed, all for one cause, and none has worked."""
-    if summary.done or summary.skipped or len(summary.failed) < SYSTEMIC_FAILURES:
-        return None
+def _common_cause(failures: Sequence[Failure], later: Sequence[Job]) -> str | None:
+    """What to tell the user if every video of this run failed for one cause, and those to come would, too."""
     # Names and numbers differ from video to video; the kind of failure does not.
-    causes = {(f.stage, f.error, re.sub(r"\d+", "#", f.message.replace(f.video, "*"))) for f in summary.failed.values()}
+    causes = {(f.stage, f.error, re.sub(r"\d+", "#", f.message.replace(f.video, "*"))) for f in failures}
     if len(causes) > 1:
         return None
-    last = next(reversed(summary.failed.values()))
+    last, spread = failures[-1], np.linspace(0, len(later) - 1, PROBES).round().astype(int) if later else ()
+    # A few broken files at the front of a list are no reason to stop: look whether videos further on can be read.
+    if last.stage in ("open", "decode") and any(_opens(later[i]) for i in sorted(set(spread))):
+        return None
     return (
-        f"the first {len(summary.failed)} videos all failed for one cause, so the run stops here:\n"
+        f"the first {len(failures)} videos all failed for one cause, so the run stops here:\n"
         f"  {last.stage}: {last.message}\nMend it, then run again with --retry-failed."
     )
+
+
+def _opens(job: Job) -> bool:
+    """Whether the first frame of a video can be decoded."""
+    try:
+        with open_video(job.file, job.fps) as video:
+            return next(iter(video.frames), None) is not None
+    except VideoError:
+        return False

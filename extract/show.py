@@ -152,6 +152,12 @@ def print_summary(console: Console, summary: Summary, url: str, retry: str) -> N
     console.print(table)
     for failure in summary.failed.values():
         console.print(f"  {failure.path}: {failure.stage}: {failure.message} (attempts: {failure.attempts})")
+    if summary.gaps:
+        some = ", ".join(f"{path} ({count})" for path, count in list(summary.gaps.items())[:5])
+        more = " ..." * (len(summary.gaps) > 5)
+        console.print(
+            f"{len(summary.gaps)} frame folders lack pictures; the nearest earlier one stands in: {some}{more}"
+        )
     if summary.failed:
         console.print(f"Failures are kept in {ledger_place(url)}. Try them again with: {retry}")
     console.print(f"cache: {url}")
@@ -160,7 +166,7 @@ def print_summary(console: Console, summary: Summary, url: str, retry: str) -> N
 def print_status(console: Console, manifest: Manifest, cache: FeatureCache, failures: Mapping[str, Failure]) -> int:
     """Completeness per stream and every failed video. Returns 0 if all is complete, else 1."""
     complete: Counter[str] = Counter()
-    frames = windows = 0
+    frames = windows = gaps = 0
     done, untouched, recipes = 0, [], {}
     names = list(cache.window.samples)
     for video in manifest.videos:
@@ -171,6 +177,7 @@ def print_status(console: Console, manifest: Manifest, cache: FeatureCache, fail
             info = cache.info(video.id)
             assert info is not None
             frames += info.num_frames
+            gaps += info.missing_frames
             windows += len(cache.window.starts(info.num_frames))
         seen = [s for s in names if s in streams]
         done += len(seen) == len(names)
@@ -187,6 +194,8 @@ def print_status(console: Console, manifest: Manifest, cache: FeatureCache, fail
     gone = [f for v, f in failures.items() if v in {video.id for video in manifest.videos}]
     for failure in gone:
         console.print(f"failed  {failure.path}: {failure.stage}: {failure.message} (attempts: {failure.attempts})")
+    if gaps:
+        console.print(f"{gaps} of these frames have no picture of their own in their frame folder")
     if untouched:
         console.print(
             f"not extracted yet: {len(untouched)} ({', '.join(untouched[:5])}{' ...' * (len(untouched) > 5)})"

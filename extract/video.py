@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -27,6 +28,8 @@ DEFAULT_FOLDER_FPS = 30.0
 MAX_FOLDER_FRAMES = 10_000_000  # 90 hours; a larger number is a date or a serial number, not a frame
 # A container may promise a few frames more than it shows (edit lists, AVI headers); below this share it was cut off.
 MIN_DECODED_SHARE = 0.85
+# Where a container states only a duration, whole files end within a rounding of it.
+MAX_MISSING_S = 0.25
 
 # FFmpeg's own log would repeat on the terminal what ends up, in plain words, in the ledger.
 av.logging.set_level(av.logging.PANIC)
@@ -113,6 +116,8 @@ def open_video(path: Path, fps: float | None = None) -> Iterator[OpenVideo]:
 
 
 def _open_stream(container: av.container.InputContainer, stream: av.VideoStream) -> OpenVideo:
+    if stream.codec_context is None:
+        raise VideoError("open", "no decoder for its video track, or a header that is cut off")
     # Several videos are decoded side by side; more threads inside one decoder would only compete with them.
     stream.codec_context.thread_count = 1
     rate = float(stream.average_rate or stream.guessed_rate or 0)
@@ -154,7 +159,7 @@ def _decode(container: av.container.InputContainer, stream: av.VideoStream, vide
     if index < math.floor(MIN_DECODED_SHARE * video.promised_frames) - 1:
         raise VideoError("decode", f"truncated: decoded {index} frames{_of(video)}")
     duration_s = (container.duration or 0) / av.time_base
-    if read_to[0] < MIN_DECODED_SHARE * duration_s - step_s:
+    if not stream.frames and duration_s - read_to[0] > max(MAX_MISSING_S, 2 * step_s):
         words = f"the file ends at {read_to[0]:.1f} s, its header promises {duration_s:.1f} s"
         raise VideoError("decode", f"truncated: decoded {index} frames, {words}")
 
@@ -257,8 +262,21 @@ def _read_picture(file: Path) -> np.ndarray:
         raise VideoError("decode", f"picture {file.name} cannot be read: {_words(error)}") from None
 
 
-def source_digest(path: Path, on_block: Callable[[], None] = lambda: None) -> tuple[int, str]:
-    """Size in bytes and sha256 of a video file, or of a frame folder's names and contents.
+def source_stamp(path: Path) -> dict[str, int]:
+    """What tells a changed file or frame folder without reading it: total bytes and newest modification time.
+
+    Raises:
+        VideoError: it cannot be read.
+    """
+    try:
+        stats = [f.stat() for f in _numbered_files(path).values()] if path.is_dir() else [path.stat()]
+    except OSError as error:
+        raise VideoError("open", f"cannot be read: {error.strerror or error}") from None
+    return {"bytes": sum(s.st_size for s in stats), "mtime_ns": max(s.st_mtime_ns for s in stats)}
+
+
+def read_source(path: Path, on_block: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    """``source_stamp`` and the sha256 of a video file, or of a frame folder's names and contents.
 
     Args:
         path: file or folder.
@@ -267,7 +285,7 @@ def source_digest(path: Path, on_block: Callable[[], None] = lambda: None) -> tu
     Raises:
         VideoError: it cannot be read.
     """
-    digest, size = hashlib.sha256(), 0
+    digest, stamp = hashlib.sha256(), source_stamp(path)
     folder = path.is_dir()
     if not folder:
         _check_regular(path)
@@ -278,8 +296,7 @@ def source_digest(path: Path, on_block: Callable[[], None] = lambda: None) -> tu
             with file.open("rb") as handle:
                 while block := handle.read(1 << 20):
                     digest.update(block)
-                    size += len(block)
                     on_block()
     except OSError as error:
         raise VideoError("open", f"cannot be read: {error.strerror or error}") from None
-    return size, digest.hexdigest()
+    return {**stamp, "sha256": digest.hexdigest()}

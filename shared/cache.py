@@ -186,6 +186,16 @@ class FeatureCache:
         (node,) = self._nodes(video_id)
         return dict(node.get("source", {})) if isinstance(node, dict) else {}
 
+    def paths(self) -> dict[str, str]:
+        """Video id -> source path below the data set's root, of every video that was decoded to its end."""
+        (videos,) = child_groups(self._store, ["videos"])
+        found = {v: node.get("source", {}).get("path") for v, node in videos.items() if isinstance(node, dict)}
+        return {v: path for v, path in found.items() if path}
+
+    def note_made_with(self, made_with: Mapping[str, Any]) -> None:
+        """Say which preset and options all streams are now made with, after they were replaced."""
+        put_group(self._store, "", {**dict(self._root.attrs), "made_with": dict(made_with)})
+
     def streams(self, video_id: str) -> dict[str, dict[str, Any]]:
         """Complete streams of a video: name -> recipe.
 
@@ -211,6 +221,11 @@ class FeatureCache:
             if self._root.read_only or name_problem(video_id) or name_problem(stream):
                 raise
             return False
+
+    def is_whole(self, video_id: str, stream: str) -> bool:
+        """Whether a complete stream and the facts of its video still have their checksums. Reads all of the video."""
+        own = tuple(f"{video_id}{part}" for part in (":", "/pts", f"/{stream}:", f"/{stream}/"))
+        return not any(line.startswith(own) for line in self.verify(video_id))
 
     def read(self, video_id: str, stream: str, recipe: Recipe | None = None) -> StreamData:
         """One complete stream; with ``recipe``, only if it was made by it.

@@ -1,6 +1,6 @@
 """A data set as text: a TOML manifest, optionally with a CSV table of videos, validated as a whole.
 
-    name = "mydata"                      # required: letters, digits, - and _
+    name = "mydata"                      # letters, digits, - and _ (default: the file's own name)
     root = "../data/mydata"              # where the files are; relative to the manifest (default: its folder)
     layout = "..."                       # free text: which files go where; shown when they are missing
     note = "rendered data"               # free text, shown wherever scores of this data set appear
@@ -11,7 +11,7 @@
     columns = {path = "clip"}            # the table's own column names, where they differ
     id = "path"                          # "path" (videos/a.mp4 -> videos__a.mp4) or "stem" (a)
     group = '^(scene\\d+)'                # regular expression on the id; groups never cross folds (default: the id)
-    split = {train = "a/*", val = "b/*"} # official split by path pattern
+    split = {train = "a/*", val = "b/*"} # official split by pattern of the whole path; * crosses folders
 
     [tasks.violence]                     # labels per task
     format = "table"                     # columns label [start end] of the table: one row per video or per segment
@@ -26,10 +26,12 @@ with its place. Unknown keys are errors.
 
 from __future__ import annotations
 
+import fnmatch
+import hashlib
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -129,6 +131,8 @@ def find_dataset(name: str) -> Path:
     known = {file.stem: file for folder in reversed(folders) for file in sorted(folder.glob("*.toml"))}
     if name in known:
         return known[name]
+    if "/" in name or Path(name).suffix.lower() in (".csv", ".toml", *VIDEO_SUFFIXES):
+        raise FileNotFoundError(f"no such file or folder: {name}")
     raise FileNotFoundError(
         f"{unknown_name('data set', name, known)}\nGive one of these names, a manifest (.toml), a table of videos "
         "(.csv), a folder of videos or one video file."
@@ -146,13 +150,14 @@ def dataset_name(dataset: str) -> str:
     if source.is_dir() or source.suffix.lower() != ".toml":
         return _name_from(source.resolve().name if source.is_dir() else source.stem)
     try:
-        return str(tomllib.loads(source.read_text(encoding="utf-8-sig")).get("name"))
+        return str(tomllib.loads(source.read_text(encoding="utf-8-sig")).get("name", _name_from(source.stem)))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ManifestError(str(source), [f"not a TOML file: {error}"]) from None
 
 
 def cache_of(dataset: str, cache: str | None = None) -> str:
-    """Where the features of a DATASET argument are: ``cache`` if given, a cache path or URL as it is, else by name.
+    """Where the features of a DATASET argument are: ``cache`` if given, a cache path or URL as it is, else
+    ``caches/<name>.zarr``. A single video has only its file name, which others have, too: a digest of its place is added.
 
     Raises:
         FileNotFoundError: no such data set.
@@ -162,20 +167,19 @@ def cache_of(dataset: str, cache: str | None = None) -> str:
         return cache
     if "://" in dataset or dataset.rstrip("/").endswith(".zarr"):
         return dataset
-    return default_cache(dataset_name(dataset))
-
-
-def default_cache(name: str) -> str:
-    """The cache of a data set of this name."""
+    source, name = find_dataset(dataset), dataset_name(dataset)
+    if source.suffix.lower() in VIDEO_SUFFIXES or is_frame_folder(source):
+        name += "-" + hashlib.sha256(os.fsencode(source.resolve())).hexdigest()[:8]
     return f"caches/{name}.zarr"
 
 
-def load_manifest(source: str | Path, root: str | Path | None = None) -> Manifest:
+def load_manifest(source: str | Path, root: str | Path | None = None, *, cached: Collection[str] = ()) -> Manifest:
     """Read and validate a data set.
 
     Args:
         source: a TOML manifest, a CSV table of videos, a folder of videos or one video file.
         root: overrides the manifest's root.
+        cached: paths below the root of videos that are extracted already; they need not exist on this machine.
 
     Raises:
         ManifestError: lists every problem with its place.
@@ -188,24 +192,30 @@ def load_manifest(source: str | Path, root: str | Path | None = None) -> Manifes
         name = _name_from(source.resolve().name)
         if is_frame_folder(source):
             parent = source.resolve().parent
-            return _build(source, {"name": name, "videos": {}}, root or parent, paths=[source.resolve().name])
-        return _build(source, {"name": name, "videos": {"glob": ["**/*"]}}, root or source)
+            return _build(source, {"name": name, "videos": {}}, root or parent, cached, [source.resolve().name])
+        return _build(source, {"name": name, "videos": {"glob": ["**/*"]}}, root or source, cached)
     if source.suffix.lower() == ".csv":
         raw: dict[str, Any] = {"name": _name_from(source.stem), "videos": {"table": source.name}}
-        return _build(source, raw, root or source.parent)
+        return _build(source, raw, root or source.parent, cached)
     if source.suffix.lower() in VIDEO_SUFFIXES:
         raw = {"name": _name_from(source.stem), "videos": {}}
-        return _build(source, raw, root or source.parent, paths=[source.name])
+        return _build(source, raw, root or source.parent, cached, [source.name])
     try:
         raw = tomllib.loads(source.read_text(encoding="utf-8-sig"))  # Windows editors add a mark
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ManifestError(str(source), [f"not a TOML file: {error}"]) from None
-    return _build(source, raw, root)
+    return _build(source, raw, root, cached)
 
 
-def _build(source: Path, raw: Mapping[str, Any], root: str | Path | None, paths: list[str] | None = None) -> Manifest:
+def _build(
+    source: Path,
+    raw: Mapping[str, Any],
+    root: str | Path | None,
+    cached: Collection[str],
+    paths: list[str] | None = None,
+) -> Manifest:
     problems = Problems()
-    name = _read_top(raw, problems)
+    name = _read_top(raw, _name_from(source.stem), problems)
     base = (
         Path(root)
         if root is not None
@@ -220,7 +230,7 @@ def _build(source: Path, raw: Mapping[str, Any], root: str | Path | None, paths:
         )
         _read_tasks(raw.get("tasks", {}), None, problems)  # every problem at once
         raise ManifestError(str(source), problems.lines, hint)
-    videos, segments = _read_videos(raw.get("videos"), base, source, paths, problems)
+    videos, segments = _read_videos(raw.get("videos"), base, source, paths, frozenset(cached), problems)
     tasks = _read_tasks(raw.get("tasks", {}), segments, problems)
     if problems.lines:
         raise ManifestError(str(source), problems.lines, hint)
@@ -230,9 +240,9 @@ def _build(source: Path, raw: Mapping[str, Any], root: str | Path | None, paths:
     return Manifest(name, base, tuple(videos), tasks, source, layout, str(raw.get("note", "")).strip())
 
 
-def _read_top(raw: Mapping[str, Any], problems: Problems) -> str:
+def _read_top(raw: Mapping[str, Any], fallback: str, problems: Problems) -> str:
     problems.unknown_keys("top level", raw, {"name", "root", "layout", "note", "videos", "tasks"})
-    name = raw.get("name")
+    name = raw.get("name", fallback)
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
         problems.add("name", f"expected 1 to 64 letters, digits, - or _, found {name!r}")
         return "invalid"
@@ -260,7 +270,7 @@ def _check_videos(raw: Any, paths: list[str] | None, problems: Problems) -> None
 
 
 def _read_videos(
-    raw: Any, root: Path, source: Path, paths: list[str] | None, problems: Problems
+    raw: Any, root: Path, source: Path, paths: list[str] | None, cached: frozenset[str], problems: Problems
 ) -> tuple[list[Video], Segments | None]:
     if problems.lines and (not isinstance(raw, Mapping) or (paths is None and ("glob" in raw) + ("table" in raw) != 1)):
         return [], None
@@ -272,9 +282,11 @@ def _read_videos(
     if "table" in raw:
         rows, segments = read_table(str(raw["table"]), raw.get("columns", {}), root, source, id_rule, problems)
     else:
-        paths = match_videos(raw["glob"], root, problems) if paths is None else paths
+        if paths is None:
+            found = match_videos(raw["glob"], root, problems)
+            paths = [*found, *sorted(cached.difference(found))]
         rows = [{"path": p, "id": video_id(p, id_rule), "where": f"[videos] {p}"} for p in paths]
-    return _videos_from_rows(rows, root, group_rule, split, problems), segments
+    return _videos_from_rows(rows, root, group_rule, split, cached, problems), segments
 
 
 def _videos_from_rows(
@@ -282,6 +294,7 @@ def _videos_from_rows(
     root: Path,
     group_rule: re.Pattern[str] | None,
     split: Mapping[str, str],
+    cached: frozenset[str],
     problems: Problems,
 ) -> list[Video]:
     videos: list[Video] = []
@@ -291,7 +304,7 @@ def _videos_from_rows(
         if not stays_below(path, root):
             problems.add(where, f"path {path!r} leaves the root (absolute, '..', or a link to outside)")
             continue
-        if not os.path.exists(root / path):  # Path.exists raises if the path is too long
+        if path not in cached and not os.path.exists(root / path):  # Path.exists raises if the path is too long
             problems.add(where, f"no file or folder {path!r} below {root}")
             continue
         if message := name_problem(name):
@@ -303,7 +316,10 @@ def _videos_from_rows(
             continue
         seen[key] = path
         group = row.get("group") or _group_of(name, group_rule)
-        part = row.get("split") or next((s for s, p in split.items() if Path(path).match(p)), None)
+        parts = [s for s, pattern in split.items() if fnmatch.fnmatchcase(path, pattern)]  # * crosses folders
+        if len(parts) > 1:
+            problems.add(where, f"the split patterns of {' and '.join(parts)} both match {path!r}")
+        part = row.get("split") or (parts[0] if parts else None)
         videos.append(Video(name, path, group, part, row.get("fold"), row.get("fps")))
     return sorted(videos, key=lambda v: v.id)
 
@@ -371,7 +387,6 @@ __all__ = [
     "Video",
     "cache_of",
     "dataset_name",
-    "default_cache",
     "find_dataset",
     "load_manifest",
 ]

@@ -20,6 +20,8 @@ def name_problem(name: str) -> str | None:
         return f"id {name[:40]!r}... is longer than {MAX_NAME_BYTES} bytes"
     if name.startswith(("__", ".")) or name in ("zarr.json", "pts"):
         return f"id {name!r} is reserved: it must not start with '.' or '__' nor be 'pts' or 'zarr.json'"
+    if name.endswith(".partial"):
+        return f"id {name!r} is reserved: stores use the ending .partial for files that are being written"
     if found := _FORBIDDEN.search(name):
         return f'id {name!r} has {found.group()!r}; / \\ : * ? " < > | and control characters are not allowed'
     return None

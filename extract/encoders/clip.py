@@ -8,6 +8,7 @@ device. Features are the towers' projected outputs, not L2-normalised.
 from __future__ import annotations
 
 import hashlib
+import warnings
 from functools import cached_property, lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -69,6 +70,8 @@ class ClipModel:
             "model": self.config.model,
             "weights": weights,
             "weights_sha256": self.weights_sha256,
+            "activation": _activation(self.model),
+            "context_length": int(getattr(self.model, "context_length", 77)),
             "dtype": str(self.dtype).removeprefix("torch."),
             "normalized": False,
             "versions": {name: version(name) for name in ("open_clip_torch", "torch")},
@@ -154,7 +157,15 @@ def _create(config: ClipConfig) -> torch.nn.Module:
         raise ValueError(unknown_name("CLIP model", config.model, known))
     if config.seed is None:
         try:
-            return open_clip.create_model(config.model, pretrained=config.weights)
+            with warnings.catch_warnings():
+                # Only a warning to open_clip, but every feature would be wrong.
+                warnings.filterwarnings("error", message="QuickGELU mismatch")
+                return open_clip.create_model(config.model, pretrained=config.weights)
+        except UserWarning as error:
+            raise ValueError(
+                f"weights {config.weights!r} were trained with another activation than model {config.model!r} has: "
+                f"use --clip-model {config.model}-quickgelu, or other weights ({error})"
+            ) from None
         except Exception as error:
             raise ValueError(
                 f"CLIP weights {config.weights!r} of model {config.model!r} could not be loaded: {error}\n"
@@ -194,6 +205,12 @@ def state_digest(model: torch.nn.Module) -> str:
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(tensor.detach().cpu().float().numpy()).data)
     return digest.hexdigest()
+
+
+def _activation(model: torch.nn.Module) -> str:
+    """Class of the image tower's activation; QuickGELU and GELU share their weights' names and shapes."""
+    names = {type(m).__name__ for m in model.visual.modules() if "gelu" in type(m).__name__.lower()}  # type: ignore[union-attr]
+    return " ".join(sorted(names)) or "other"
 
 
 def _dtype(name: str, device: str) -> torch.dtype:

@@ -107,11 +107,12 @@ def install_fake_videos(monkeypatch: pytest.MonkeyPatch, videos: Sequence[FakeVi
         video = by_name[path.name]
         yield OpenVideo(30.0, video.num_frames, "fake", fake_frames(video), width=2, height=1)
 
-    def digest(path: Path, on_block: Any = None) -> tuple[int, str]:
-        return 6 * by_name[path.name].num_frames, f"{by_name[path.name].number:064x}"
+    def source(path: Path, on_block: Any = None) -> dict[str, Any]:
+        video = by_name[path.name]
+        return {"bytes": 6 * video.num_frames, "sha256": f"{video.number:064x}", "mtime_ns": 1}
 
     monkeypatch.setattr("extract.decode.open_video", open_fake)
-    monkeypatch.setattr("extract.decode.source_digest", digest)
+    monkeypatch.setattr("extract.decode.read_source", source)
 
 
 # ------------------------------------------------------------------------------------------------ fake encoders

@@ -123,9 +123,9 @@ def test_every_kind_of_bad_input_is_a_row_and_the_rest_is_complete(cli: Cli, tmp
 
 
 def test_a_file_that_vanishes_after_the_manifest_was_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from extract.video import VideoError, open_video, source_digest
+    from extract.video import VideoError, open_video, read_source
 
-    for use in (lambda: source_digest(tmp_path / "gone.mp4"), lambda: open_video(tmp_path / "gone.mp4").__enter__()):
+    for use in (lambda: read_source(tmp_path / "gone.mp4"), lambda: open_video(tmp_path / "gone.mp4").__enter__()):
         with pytest.raises(VideoError, match="No such file"):
             use()
 

@@ -257,7 +257,10 @@ def test_like_takes_preset_and_options_of_another_cache(tiny: Cli, cli: Cli, vid
     one = write_video(videos.parent / "new.mp4", 80, seed=5)
     done = cli("run", str(one), "--like", "caches/clips.zarr", "--streams", "image,text")
     assert done.exit_code == 0, done.output
-    made, model = FeatureCache.open("caches/new.zarr"), FeatureCache.open("caches/clips.zarr")
+    made, model = (
+        FeatureCache.open(str(next(Path("caches").glob("new-*.zarr")))),
+        FeatureCache.open("caches/clips.zarr"),
+    )
     assert made.window == model.window
     assert made.window.stride == 8
     assert made.made_with == model.made_with == {"preset": "tiny", "options": {"stride": 8, "thumbnails": False}}
@@ -279,20 +282,60 @@ def test_thumbnails_are_pictures_of_the_captioned_frames(tiny: Cli, videos: Path
         assert max(picture.size) <= 112
 
 
-def test_a_changed_file_is_extracted_again(tiny: Cli, videos: Path) -> None:
+def test_a_changed_file_is_never_mixed_in_silently(tiny: Cli, videos: Path) -> None:
     assert tiny(str(videos)).exit_code == 0
     before = FeatureCache.open("caches/clips.zarr").read("0.mp4", "image").features
     write_video(videos / "0.mp4", 33, seed=9)
-    done = tiny(str(videos))
+    refused = tiny(str(videos))
+    assert refused.exit_code == 2
+    assert "1 of 2 videos are not the files that caches/clips.zarr was made from: 0.mp4" in refused.stderr
+    assert tiny(str(videos), "--overwrite", "image").exit_code == 2  # text would still be of the old file
+    done = tiny(str(videos), "--overwrite", "all")
     assert done.exit_code == 0, done.output
-    assert "1 files changed since they were extracted and are extracted again: 0.mp4" in done.stderr
+    assert "1 already complete, 1 to do" in done.stderr
     cache = FeatureCache.open("caches/clips.zarr")
     info = cache.info("0.mp4")
     assert info is not None
     assert info.num_frames == 33
     assert not np.array_equal(cache.read("0.mp4", "image").features, before)
     assert cache.verify("0.mp4") == []
-    write_video(videos / "0.mp4", 35, seed=10)
-    refused = tiny(str(videos), "--streams", "image")
-    assert refused.exit_code == 2
-    assert "the cache also holds its stream text; extract all of its streams in one run" in refused.stderr
+
+
+def test_a_copy_of_a_file_is_the_same_file(tiny: Cli, videos: Path) -> None:
+    assert tiny(str(videos)).exit_code == 0
+    os.utime(videos / "0.mp4", (1, 1))
+    assert "2 already complete, 0 to do" in tiny(str(videos)).stderr
+
+
+def test_videos_of_one_name_in_two_folders_have_their_own_caches(tiny: Cli, tmp_path: Path) -> None:
+    for number, folder in enumerate(("a", "b")):
+        (tmp_path / folder).mkdir()
+        write_video(tmp_path / folder / "x.mp4", 20, seed=number)
+        done = tiny(str(tmp_path / folder / "x.mp4"))
+        assert "0 already complete, 1 to do" in done.stderr
+    assert len(list(Path("caches").glob("x-*.zarr"))) == 2
+
+
+def test_overwrite_goes_on_where_it_was_and_mends_what_is_damaged(tiny: Cli, videos: Path) -> None:
+    assert tiny(str(videos)).exit_code == 0
+    assert "2 already complete, 0 to do" in tiny(str(videos), "--overwrite", "all").stderr
+    chunk = next(p for p in Path("caches/clips.zarr/videos/1.mp4/image/features").rglob("c/**/*") if p.is_file())
+    chunk.write_bytes(b"damaged")
+    assert "1 already complete, 1 to do" in tiny(str(videos), "--overwrite", "all").stderr
+    assert FeatureCache.open("caches/clips.zarr").verify("1.mp4") == []
+
+
+def test_a_manifest_of_ones_own_called_demo_is_not_the_demo(tiny: Cli, videos: Path) -> None:
+    own = videos.parent / "demo.toml"
+    own.write_text('root = "clips"\n[videos]\nglob = ["*.mp4"]\n')
+    done = tiny(str(own))
+    assert done.exit_code == 0, done.output
+    assert sorted(p.name for p in videos.iterdir()) == ["0.mp4", "1.mp4"]
+
+
+def test_broken_files_at_the_front_do_not_stop_the_good_ones(tiny: Cli, videos: Path) -> None:
+    for number in range(12):
+        (videos / f"-broken{number}.mp4").write_bytes(b"")
+    done = tiny(str(videos))
+    assert done.exit_code == 1, done.output
+    assert len(FeatureCache.open("caches/clips.zarr").video_ids()) == 2

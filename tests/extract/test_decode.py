@@ -172,13 +172,13 @@ def test_a_worker_stops_between_frames_and_while_it_hashes(monkeypatch: pytest.M
     jobs.close()
     assert no_decode_threads()
 
-    def digest(path: Path, on_block: Any) -> tuple[int, str]:
+    def digest(path: Path, on_block: Any) -> dict[str, Any]:
         reading.set()
         while True:
             on_block()
 
     reading.clear()
-    monkeypatch.setattr("extract.decode.source_digest", digest)
+    monkeypatch.setattr("extract.decode.read_source", digest)
     jobs = decode.run(fake_jobs(videos))
     next(jobs)
     reading.wait(PATIENCE_S)

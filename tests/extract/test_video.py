@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from extract.video import DecodedFrame, VideoError, open_video, source_digest
+from extract.video import DecodedFrame, VideoError, open_video, read_source
 from tests.extract.support import BROKEN, SHARED_VIDEOS, needs_shared_videos, write_video
 
 REFERENCES = sorted((SHARED_VIDEOS / "reference").glob("*.csv"))
@@ -190,7 +190,7 @@ def test_frame_folders_that_are_refused(folder: Callable[..., Path], numbers: tu
         pass
     assert caught.value.stage == "open"
     with pytest.raises(VideoError, match=message):
-        source_digest(place)
+        read_source(place)
 
 
 def test_a_broken_picture_names_itself(folder: Callable[..., Path]) -> None:
@@ -210,13 +210,13 @@ def test_a_picture_that_is_no_file_is_refused(folder: Callable[..., Path]) -> No
 
 def test_digest_covers_names_and_contents(folder: Callable[..., Path], tmp_path: Path) -> None:
     place = folder(1, 2)
-    before = source_digest(place)
-    assert source_digest(place) == before
+    before = read_source(place)
+    assert read_source(place) == before
     (place / "00002.png").rename(place / "00003.png")
-    after = source_digest(place)
-    assert after[0] == before[0]
-    assert after[1] != before[1]
+    after = read_source(place)
+    assert after["bytes"] == before["bytes"]
+    assert after["sha256"] != before["sha256"]
     blocks: list[int] = []
     (tmp_path / "big").write_bytes(bytes(3 << 20))
-    size, _ = source_digest(tmp_path / "big", lambda: blocks.append(1))
+    size = read_source(tmp_path / "big", lambda: blocks.append(1))["bytes"]
     assert (size, len(blocks)) == (3 << 20, 3)
