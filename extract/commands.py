@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import io
+import shlex
 import signal
 import sys
 import tomllib
@@ -84,6 +85,8 @@ def run(
     url = cache_of(dataset, cache)
     store = FeatureCache.create(url, dataset=manifest.name, window=config.window, made_with=made_with)
 
+    _check_preset(store, made_with, replace)
+
     from extract.assemble import CacheWriteError
     from extract.pipeline import SystemicFailure, plan_jobs
     from extract.pipeline import run as extract
@@ -99,6 +102,9 @@ def run(
         f"{manifest.name}: {len(manifest.videos)} videos, {len(summary.skipped)} already complete, {len(jobs)} to do; "
         f"preset {config.name}, streams {', '.join(wanted)} -> {url}"
     )
+    for stream, encoder in encoders.items():
+        if encoder.trained and getattr(encoder, "device", "cpu") == "cpu" and stream != "text":
+            err.print(f"note: stream {stream} runs on the CPU, which takes seconds per window; see README, GPU")
     if untrained:
         err.print(f"note: untrained encoders (random weights) for {', '.join(untrained)}; not a result")
     if jobs:
@@ -113,7 +119,9 @@ def run(
             return 2
     if set(replace) == set(config.window.samples) and summary.exit_status < 2:
         store.note_made_with(made_with)
-    print_summary(out, summary, url, retry=f"python -m extract run {dataset} --retry-failed")
+    words = ["python", "-m", "extract", "run", dataset, "--like", url, "--retry-failed"]
+    words += [w for option, value in (("--cache", cache), ("--root", root)) if value for w in (option, str(value))]
+    print_summary(out, summary, url, retry=shlex.join(words))
     return summary.exit_status
 
 
@@ -198,6 +206,16 @@ def _made_with(preset: str | None, like: str | None, options: Mapping[str, Any])
             f"{model.url} does not say which preset made it; give --preset and its options instead of --like"
         )
     return {"preset": preset or made["preset"], "options": {**made["options"], **given}}
+
+
+def _check_preset(store: FeatureCache, asked: Mapping[str, Any], replaced: tuple[str, ...]) -> None:
+    """Tell of a forgotten preset before weights are loaded, or downloaded. The recipes decide afterwards."""
+    made = store.made_with.get("preset", asked["preset"])
+    if made != asked["preset"] and not replaced and store.video_ids():
+        raise RecipeMismatch(
+            f"{store.url} was made with preset {made}, asked for {asked['preset']}. Use --preset {made} (PRESET={made} for "
+            "make), give another cache (--cache, CACHE=), or replace what is there: --overwrite all."
+        )
 
 
 def _load(dataset: str, root: Path | None, render: bool = True, cached: Collection[str] = ()) -> Manifest:

@@ -110,7 +110,8 @@ def plan_jobs(
     if strangers:
         some = ", ".join(strangers[:5]) + " ..." * (len(strangers) > 5)
         raise CacheError(
-            f"{len(strangers)} of {len(manifest.videos)} videos are not the files that {cache.url} was made from: {some}\n"
+            f"{len(strangers)} of {len(manifest.videos)} videos are not the files that {cache.url} was made from: "
+            f"{some}\n"
             "If the cache belongs to another data set of the same name, give a new one: --cache NEW.zarr (CACHE= for "
             "make). If the files were replaced, extract them again: --overwrite all."
         )

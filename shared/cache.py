@@ -113,7 +113,7 @@ class FeatureCache:
     def _open(cls, url: str, mode: Literal["r", "r+"]) -> FeatureCache:
         root = open_root(url, mode)
         if root is None:
-            raise CacheError(f"no feature cache at {url}; make it with: python -m extract run DATASET --cache {url}")
+            raise CacheError(f"no feature cache at {url}: nothing was extracted yet; see python -m extract run --help")
         attrs = dict(root.attrs)
         if attrs.get("format") != FORMAT:
             raise CacheError(

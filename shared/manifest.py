@@ -156,8 +156,10 @@ def dataset_name(dataset: str) -> str:
 
 
 def cache_of(dataset: str, cache: str | None = None) -> str:
-    """Where the features of a DATASET argument are: ``cache`` if given, a cache path or URL as it is, else
-    ``caches/<name>.zarr``. A single video has only its file name, which others have, too: a digest of its place is added.
+    """Where the features of a DATASET argument are.
+
+    ``cache`` if given, a cache path or URL as it is, else ``caches/<name>.zarr``. A single video has only its file
+    name, which others have, too: a digest of its place is added.
 
     Raises:
         FileNotFoundError: no such data set.

@@ -93,6 +93,7 @@ class ClipImageEncoder:
     def __init__(self, clip: ClipModel) -> None:
         self._clip = clip
         self.dim, self.batch_size, self.trained = clip.dim, clip.config.batch_size, clip.trained
+        self.device = clip.device
 
     def prepare(self, frame: np.ndarray) -> np.ndarray:
         """uint8 RGB (H, W, 3) -> uint8 (h, w, 3): the picture half of open_clip's transform.

@@ -59,6 +59,7 @@ class TimelineEncoder(Protocol):
         context: frame offsets that make one item, the frame itself last: (0,) or e.g. (-2, 0). An offset that falls
             before the first frame of the video is clamped to frame 0.
         batch_size: B; the pipeline always passes exactly B items (the last batch is padded by repetition).
+        device: "cpu", "gpu" or "cuda".
         trained: False when the weights are random; every number made from them is labelled "untrained encoders".
     """
 

@@ -56,7 +56,7 @@ class TextEncoder:
     def __init__(self, captioner: Captioner, clip: ClipModel, *, thumbnails: bool = False) -> None:
         self._captioner, self._clip, self._thumbnails = captioner, clip, thumbnails
         self.context = captioner.context
-        self.dim, self.batch_size = clip.dim, clip.config.batch_size
+        self.dim, self.batch_size, self.device = clip.dim, clip.config.batch_size, clip.device
         self.trained = clip.trained and captioner.trained
 
     def prepare(self, frame: np.ndarray) -> np.ndarray:

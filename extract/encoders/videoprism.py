@@ -145,6 +145,7 @@ class VideoPrismEncoder:
         self.num_slots = least_slots if num_slots is None else num_slots
         self.resize = resize
         self.trained = seed is None
+        self.device = jax.default_backend()
         if dtype == "auto":
             dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
         self.dtype = dtype

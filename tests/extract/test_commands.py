@@ -156,7 +156,7 @@ def test_failures_are_shown_and_retried(tiny: Cli, cli: Cli, videos: Path) -> No
     result = tiny("clips")
     assert result.exit_code == 1
     assert "1.mp4: open: not a video" in result.output
-    assert "python -m extract run clips --retry-failed" in result.output
+    assert "python -m extract run clips --like caches/clips.zarr --retry-failed" in result.output
     assert "caches/failures.jsonl" in result.output
     status = cli("status", "clips")
     assert (status.exit_code, "failed  1.mp4: open: not a video" in status.output) == (1, True)
@@ -257,10 +257,8 @@ def test_like_takes_preset_and_options_of_another_cache(tiny: Cli, cli: Cli, vid
     one = write_video(videos.parent / "new.mp4", 80, seed=5)
     done = cli("run", str(one), "--like", "caches/clips.zarr", "--streams", "image,text")
     assert done.exit_code == 0, done.output
-    made, model = (
-        FeatureCache.open(str(next(Path("caches").glob("new-*.zarr")))),
-        FeatureCache.open("caches/clips.zarr"),
-    )
+    made = FeatureCache.open(next(Path("caches").glob("new-*.zarr")))
+    model = FeatureCache.open("caches/clips.zarr")
     assert made.window == model.window
     assert made.window.stride == 8
     assert made.made_with == model.made_with == {"preset": "tiny", "options": {"stride": 8, "thumbnails": False}}
@@ -323,6 +321,16 @@ def test_overwrite_goes_on_where_it_was_and_mends_what_is_damaged(tiny: Cli, vid
     chunk.write_bytes(b"damaged")
     assert "1 already complete, 1 to do" in tiny(str(videos), "--overwrite", "all").stderr
     assert FeatureCache.open("caches/clips.zarr").verify("1.mp4") == []
+
+
+def test_a_forgotten_preset_is_told_before_weights_are_loaded(
+    tiny: Cli, cli: Cli, videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert tiny(str(videos)).exit_code == 0
+    monkeypatch.setattr("extract.encoders.build_encoders", lambda *args: pytest.fail("weights were loaded"))
+    refused = cli("run", str(videos), "--streams", "image,text")
+    assert refused.exit_code == 2
+    assert "caches/clips.zarr was made with preset tiny, asked for base" in refused.stderr
 
 
 def test_a_manifest_of_ones_own_called_demo_is_not_the_demo(tiny: Cli, videos: Path) -> None:

@@ -435,7 +435,7 @@ def test_windows_that_were_not_extracted(full: FeatureCache) -> None:
 
 
 def test_nothing_or_something_else_is_there(tmp_path: Path) -> None:
-    with pytest.raises(CacheError, match=r"no feature cache at .*; make it with: python -m extract run"):
+    with pytest.raises(CacheError, match=r"no feature cache at .*: nothing was extracted yet"):
         FeatureCache.open(tmp_path / "none.zarr")
     with pytest.raises(CacheError, match="no feature cache at memory://none"):
         FeatureCache.open("memory://none/at/all.zarr")
