@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 from shared.cache import CacheError, FeatureCache
-from shared.manifest import Manifest, cache_of, dataset_name, default_cache, find_dataset, load_manifest
+from shared.manifest import Manifest, cache_of, dataset_name, find_dataset, load_manifest
 from train.checkpoints import RunError
 from train.config import TrainConfig
 from train.crossval import (
@@ -25,6 +25,7 @@ from train.crossval import (
     cross_validate,
     split_windows,
     summarise,
+    untested_frames,
 )
 from train.data import Features, Windows, build_windows, cached_videos, load_features, read_captions, window_rule
 from train.evaluate import TrackScores, evaluate_frames, predictions_table
@@ -83,8 +84,7 @@ def cv(
     task, place = task_named(task_name), pick_device(device)
     config = _complete(TrainConfig.from_dict(settings), task)
     rule = window_rule(task, config.window_label)
-    manifest = load_manifest(find_dataset(dataset), root)
-    store = FeatureCache.open(cache or default_cache(manifest.name))
+    store, manifest = _open_data(dataset, cache, root)
     heads = (config.head, *(h for h in BASELINE_HEADS if baselines and h != config.head))
     streams = sorted({s for h in heads for s in head_class(h).streams})
     tracks, labels = _read_tracks(manifest, task, store, streams)
@@ -166,14 +166,12 @@ def evaluate(
 ) -> int:
     """``train evaluate``."""
     opened, place = _find_run(run, runs, task), pick_device(device)
-    manifest = load_manifest(find_dataset(dataset), root)
-    store = FeatureCache.open(cache or default_cache(manifest.name))
+    store, manifest = _open_data(dataset, cache, root)
     tracks, labels = _read_tracks(manifest, opened.task, store, streams_of(opened))
     results, notes = score_tracks(opened, store, tracks, place)
-    if manifest.name == opened.config["dataset"]:
-        notes.append("the run was trained on this data set; its honest scores are in its metrics.json")
     _tell(labels.lines(), notes)
-    print_evaluation(out, opened, manifest.name, evaluate_frames(opened.task, results))
+    left_out = sum(one.frames for one in labels.left_out)  # everything is tested here, whatever the folds
+    print_evaluation(out, opened, manifest.name, evaluate_frames(opened.task, results, left_out=left_out))
     return 0
 
 
@@ -255,11 +253,17 @@ def _store_results(
     """Write predictions and, last, the metrics: their presence says that the run has ended."""
     main = results[config.head]
     frames = {"constant": floor, **{head: r.frames for head, r in results.items() if head != config.head}}
-    metrics = summarise(task, main, {name: evaluate_frames(task, f)["value"] for name, f in frames.items()})
+    metrics = summarise(task, main, frames, untested_frames(config, labels.left_out))
     metrics |= {"head": config.head, "notes": run.config["notes"], "labels": labels.lines()}
     predictions_table(task, main.frames).to_parquet(run.path / "predictions.parquet", index=False)
     write_json(run.path / "metrics.json", metrics)
     return metrics
+
+
+def _open_data(dataset: str, cache: str | None, root: Path | None) -> tuple[FeatureCache, Manifest]:
+    """The features first: videos that are in the cache need not be on this machine."""
+    store = FeatureCache.open(cache_of(dataset, cache))
+    return store, load_manifest(find_dataset(dataset), root, cached=store.paths().values())
 
 
 def _read_tracks(

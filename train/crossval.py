@@ -12,13 +12,23 @@ from torch.utils.tensorboard import SummaryWriter
 from train.checkpoints import load_model, save_model
 from train.config import TrainConfig
 from train.data import Features, Windows
-from train.evaluate import TrackScores, evaluate_frames, evaluate_windows, tracks_to_frames
-from train.folds import UNUSED, FoldError, fold_column, group_folds, inner_validation, official_split, quantile_strata
+from train.evaluate import TrackScores, compare_frames, evaluate_frames, evaluate_windows, tracks_to_frames
+from train.folds import (
+    TESTED_SPLITS,
+    UNUSED,
+    FoldError,
+    fold_column,
+    group_folds,
+    inner_validation,
+    official_split,
+    quantile_strata,
+)
 from train.heads.standardize import HeadModel
 from train.labels import Track
 from train.loop import fit, predict
 from train.runs import Run, read_json, write_json
 from train.tasks import Task
+from train.tracks import LeftOut
 
 Epochs = list[dict[str, float]]
 
@@ -66,6 +76,15 @@ def assign_folds(config: TrainConfig, tracks: Sequence[Track]) -> np.ndarray:
     if config.folds == "column":
         return fold_column([t.fold for t in tracks], groups)
     return group_folds(groups, _strata(tracks), config.num_folds, config.seed)
+
+
+def untested_frames(config: TrainConfig, left_out: Sequence[LeftOut]) -> int:
+    """Labelled frames that the folds would have tested, had there been features."""
+    if config.folds == "official":
+        return sum(one.frames for one in left_out if one.split in TESTED_SPLITS)
+    if config.folds == "column":
+        return sum(one.frames for one in left_out if one.fold is not None)
+    return sum(one.frames for one in left_out)
 
 
 def _strata(tracks: Sequence[Track]) -> np.ndarray:
@@ -138,16 +157,27 @@ def constant_baseline(
     return frames
 
 
-def summarise(task: Task, result: CrossValidation, baselines: Mapping[str, float]) -> dict[str, Any]:
-    """Contents of metrics.json."""
-    pooled = evaluate_frames(task, result.frames)
+def summarise(
+    task: Task, result: CrossValidation, baselines: Mapping[str, Sequence[TrackScores]], left_out: int = 0
+) -> dict[str, Any]:
+    """Contents of metrics.json.
+
+    Args:
+        task: what was predicted.
+        result: of the main head.
+        baselines: name -> scores of the same tracks.
+        left_out: labelled frames that should have been tested, see ``untested_frames``.
+    """
+    pooled = evaluate_frames(task, result.frames, left_out=left_out)
+    gaps = {name: compare_frames(task, result.frames, frames) for name, frames in baselines.items()}
     return {
         "task": task.name,
         "metric": pooled["metric"],
         "value": pooled["value"],
         "folds": result.fold_frames,
         "interval": pooled["interval"],
-        "baselines": dict(baselines),
+        "baselines": {name: evaluate_frames(task, frames)["value"] for name, frames in baselines.items()},
+        "differences": {name: {"value": gap.value, "interval": [gap.low, gap.high]} for name, gap in gaps.items()},
         "mean": float(np.mean(result.fold_frames)),
         "std": float(np.std(result.fold_frames)),
         "windows": {

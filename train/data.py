@@ -8,6 +8,7 @@ Axes: W windows of the task, T samples in a window, F frames of a track, K outpu
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -46,6 +47,17 @@ class Features:
     def dims(self) -> dict[str, int]:
         """stream -> D."""
         return {stream: int(bank.shape[1]) for stream, bank in self.banks.items()}
+
+    def digests(self) -> dict[str, str]:
+        """stream -> sha256 over its values and the rows of every video: the same recipe may have given others."""
+        found = {}
+        for stream, bank in self.banks.items():
+            digest = hashlib.sha256(bank.numpy().data)
+            for video_id, rows in self.rows[stream].items():
+                digest.update(video_id.encode() + b"\x00")
+                digest.update(np.ascontiguousarray(rows).data)
+            found[stream] = digest.hexdigest()
+        return found
 
 
 @dataclass(frozen=True)

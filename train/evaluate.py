@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from train.bootstrap import bootstrap_interval
+from train.bootstrap import Difference, bootstrap_interval, paired_bootstrap
 from train.data import Windows
-from train.labels import Track
-from train.metrics import TASK_METRICS
+from train.labels import Track, count_valid
+from train.metrics import TASK_METRICS, Pair
 from train.tasks import Task
 
 NUM_RESAMPLES = 1000
@@ -67,33 +67,37 @@ def tracks_to_frames(
     tracks: Sequence[Track], windows: Windows, scores: np.ndarray, which: np.ndarray, fold: int
 ) -> list[TrackScores]:
     """Per-frame scores of every track that has a window in ``which`` (bool (W,)); ``scores`` is (W, K')."""
+    wanted = np.unique(windows.track[which])
+    # Windows lie in order of their tracks, so a track's are one stretch; a mask per track would be quadratic.
+    firsts = np.searchsorted(windows.track, wanted, side="left")
+    lasts = np.searchsorted(windows.track, wanted, side="right")
     found = []
-    for i in np.unique(windows.track[which]):
-        own = which & (windows.track == i)
+    for i, first, last in zip(wanted, firsts, lasts, strict=True):
+        own = first + np.flatnonzero(which[first:last])
         frames = frame_scores(scores[own], windows.start[own], windows.stop[own], len(tracks[i].labels))
         found.append(TrackScores(tracks[i], frames, fold))
     return found
 
 
-def evaluate_frames(task: Task, results: Sequence[TrackScores], seed: int = 0) -> dict[str, Any]:
+def evaluate_frames(task: Task, results: Sequence[TrackScores], seed: int = 0, *, left_out: int = 0) -> dict[str, Any]:
     """Official scores pooled over all labelled frames, with bootstrap intervals over videos and frame coverage.
+
+    Args:
+        task: what was predicted.
+        results: every scored track.
+        seed: of the bootstrap.
+        left_out: labelled frames that should have been scored and are not in ``results``.
 
     Returns:
         ``value``: official score; ``interval``: its 95 % limits; ``scores``: all scores; ``intervals``; ``coverage``:
         share of labelled frames with a prediction; ``frames``, ``videos``: how many were scored.
     """
     metric = TASK_METRICS[task.name]
-    pairs: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
-    labelled = covered = 0
-    for result in results:
-        valid = np.isfinite(result.labels).all(axis=1)  # (F,)
-        usable = valid & np.isfinite(result.scores).all(axis=1)
-        labelled, covered = labelled + int(valid.sum()), covered + int(usable.sum())
-        pair = (metric_input(task, result.scores[usable]), metric_input(task, result.labels[usable]))
-        pairs.setdefault(result.track.video_id, []).append(pair)
+    videos = _videos(task, results)
+    labelled = left_out + sum(count_valid(result.labels) for result in results)
+    covered = sum(len(label) for _, label in videos)
     if not covered:
         raise ValueError("no labelled frame has a prediction")
-    videos = [(np.concatenate([p for p, _ in own]), np.concatenate([y for _, y in own])) for own in pairs.values()]
     intervals = bootstrap_interval(metric, videos, NUM_RESAMPLES, seed)
     best = intervals[metric.primary]
     return {
@@ -106,6 +110,31 @@ def evaluate_frames(task: Task, results: Sequence[TrackScores], seed: int = 0) -
         "frames": covered,
         "videos": len(videos),
     }
+
+
+def compare_frames(task: Task, ours: Sequence[TrackScores], other: Sequence[TrackScores], seed: int = 0) -> Difference:
+    """Official score of ``ours`` minus that of ``other``, on the same drawn videos, so that hard videos cancel.
+
+    Args:
+        task: what was predicted.
+        ours, other: the same tracks in the same order.
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: the two hold different videos or labels.
+    """
+    metric = TASK_METRICS[task.name]
+    return paired_bootstrap(metric, _videos(task, ours), _videos(task, other), NUM_RESAMPLES, seed)[metric.primary]
+
+
+def _videos(task: Task, results: Sequence[TrackScores]) -> list[Pair]:
+    """Predictions and labels of each video's usable frames: labelled, and covered by a window."""
+    pairs: dict[str, list[Pair]] = {}
+    for result in results:
+        usable = np.isfinite(result.labels).all(axis=1) & np.isfinite(result.scores).all(axis=1)  # (F,)
+        pair = (metric_input(task, result.scores[usable]), metric_input(task, result.labels[usable]))
+        pairs.setdefault(result.track.video_id, []).append(pair)
+    return [(np.concatenate([p for p, _ in own]), np.concatenate([y for _, y in own])) for own in pairs.values()]
 
 
 def evaluate_windows(task: Task, scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:

@@ -14,6 +14,7 @@ from shared.names import unknown_name
 ALWAYS_TRAIN = -1
 UNUSED = -2
 _SPLIT_NAMES = {"train": ALWAYS_TRAIN, "val": 0, "validation": 0, "test": UNUSED}
+TESTED_SPLITS = tuple(name for name, fold in _SPLIT_NAMES.items() if fold >= 0)
 
 
 class FoldError(ValueError):

@@ -46,7 +46,7 @@ def score_tracks(
     models, streams = run.load_models(), streams_of(run)
     _check_windows(run, cache.window, streams)
     features = load_features(cache, sorted({t.video_id for t in tracks}), streams)
-    notes = _check_recipes(run, features.recipes)
+    notes = _check_recipes(run, features.recipes) + _in_sample(run, cache, [*features.plans])
     windows = build_windows(tracks, features, "center", 0.0)
     scores = np.mean([predict(run.task, m, features, windows, device) for m in models], axis=0)  # (W, K')
     return tracks_to_frames(tracks, windows, scores, np.ones(len(windows), bool), -1), notes
@@ -86,6 +86,18 @@ def _check_recipes(run: Run, recipes: Mapping[str, Mapping[str, Any]]) -> list[s
         elif lines:
             raise _mismatch(f"features of stream {stream!r}", lines)
     return notes
+
+
+def _in_sample(run: Run, cache: FeatureCache, video_ids: Sequence[str]) -> list[str]:
+    """Say how many videos the run has learned from. Files are compared, not names, which two data sets may share."""
+    known = set(run.config["sources"].values())
+    seen = sum(cache.source(video_id).get("sha256") in known for video_id in video_ids)
+    if not seen:
+        return []
+    return [
+        f"{seen} of {len(video_ids)} videos were in this run's training data: their scores are in-sample (honest ones "
+        "are in its predictions.parquet)"
+    ]
 
 
 def _mismatch(what: str, lines: Sequence[str]) -> RunError:

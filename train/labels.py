@@ -68,6 +68,7 @@ class AlignReport:
         missing: Frames past the last row: masked.
         extra: Rows past the last frame: cut.
         invalid: Rows that fall on a frame and hold a masked value.
+        cut: Rows past the last frame that hold a valid label.
     """
 
     rows: int
@@ -75,6 +76,7 @@ class AlignReport:
     missing: int
     extra: int
     invalid: int
+    cut: int
 
     @property
     def labelled(self) -> int:
@@ -103,8 +105,14 @@ def align(labels: np.ndarray, num_frames: int) -> tuple[np.ndarray, AlignReport]
     kept = min(num_rows, num_frames)
     aligned = np.full((num_frames, labels.shape[1]), np.nan, np.float32)  # (F, K)
     aligned[:kept] = labels[:kept]
-    invalid = int(np.isnan(aligned[:kept]).any(axis=1).sum())
-    return aligned, AlignReport(num_rows, num_frames, num_frames - kept, num_rows - kept, invalid)
+    invalid = kept - count_valid(aligned[:kept])
+    cut = count_valid(labels[kept:])
+    return aligned, AlignReport(num_rows, num_frames, num_frames - kept, num_rows - kept, invalid, cut)
+
+
+def count_valid(labels: np.ndarray) -> int:
+    """Rows of (F, K) labels without a masked value."""
+    return int(np.isfinite(labels).all(axis=1).sum())
 
 
 def track_to_video(track_name: str, video_ids: Collection[str]) -> str | None:
@@ -130,7 +138,8 @@ def segments_to_frames(
     """Labels given per segment -> labels per frame.
 
     Each row of `table` labels the frames [start, end) with the values in `columns`. `start` and `end` may be absent or
-    empty: then the segment begins at frame 0, or ends with the video; a row with neither labels the whole video.
+    empty: then the segment begins at frame 0, or ends with the video; a row with neither labels the whole video. A
+    segment without an end that begins past the end of the video labels nothing.
 
     Args:
         table: The rows of one track. Keep the index `pandas.read_csv` gave: index i is line i + 2 in messages.
@@ -152,13 +161,14 @@ def segments_to_frames(
     lines = [int(i) + 2 for i in table.index]
     start = _bounds(table, "start", 0, lines, source)
     end = _bounds(table, "end", num_frames, lines, source)
+    closed = table["end"].notna().to_numpy() if "end" in table.columns else np.zeros(len(table), bool)
     values = _segment_values(table, columns, lines, source)  # (rows, K)
     length = max(num_frames, int(end.max(initial=0)))
     labels = np.full((length, len(columns)), np.nan, np.float32)  # (L, K)
     owner = np.full(length, -1)  # (L,) row that labelled the frame
     for row, line in enumerate(lines):
         part = slice(start[row], end[row])
-        if start[row] >= end[row]:
+        if closed[row] and start[row] >= end[row]:
             raise LabelError(source, line, "start before end", f"[{start[row]}, {end[row]})")
         clash = (owner[part] >= 0) & ~_same(labels[part], values[row]).all(axis=1)
         if clash.any():

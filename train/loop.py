@@ -174,7 +174,7 @@ def _new_model(
     model = build_model(task, config, features.dims)
     for stream in model.streams:  # statistics of the training windows' frames, each frame once
         own = torch.unique(windows.rows[stream][train_rows])
-        model.standardizers[stream].fit(features.banks[stream][own].float())  # type: ignore[operator]
+        model.standardizers[stream].fit(features.banks[stream], own)  # type: ignore[operator]
     return model
 
 

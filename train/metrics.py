@@ -64,6 +64,7 @@ def violence_scores(prob: np.ndarray, label: np.ndarray, threshold: float = 0.5)
 def _confusions(videos: Sequence[Pair], threshold: float = 0.5) -> np.ndarray:
     """(V, 2, 2) float64 confusion matrices, rows true, columns decided."""
     parts = [_classes(prob, label, threshold) for prob, label in videos]
+    # Not scikit-learn's confusion_matrix: it refuses a video without labels and takes a millisecond for each video.
     return np.stack([np.bincount(2 * t + d, minlength=4).reshape(2, 2) for d, t in parts]).astype(np.float64)
 
 

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 
 from train.data import Caption
 from train.runs import Run, read_json
-from train.show import SCORE_NAMES
+from train.show import SCORE_NAMES, baseline_name, percent
 from train.tasks import Task
 
 NUM_TRACKS = 4
@@ -55,6 +55,8 @@ def write_report(run: Run, captions: Captions) -> Path:
         task=task,
         metrics=metrics,
         score_names=SCORE_NAMES,
+        coverage=percent(metrics["coverage"]),
+        baseline_name=baseline_name,
         curves=_svg(_curves(histories, metrics["metric"])),
         errors=_svg(_confusion(table) if task.kind == "binary" else _scatter(table, task)),
         timelines=[_timeline(table[table["track"] == t], task, captions) for t in _telling_tracks(table, task)],

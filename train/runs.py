@@ -1,8 +1,9 @@
 """A run is a folder; everything needed to read it again is in it.
 
 runs/<dataset>-<task>-<time>/
-  config.json           task, training config, folds, feature sizes, recipes, label digest, versions, seed
-  metrics.json          scores; first keys: task, metric, value, folds, interval, baselines
+  config.json           task, training config, folds, feature sizes, recipes, digests of features, labels and
+                        training videos, versions, seed
+  metrics.json          scores; first keys: task, metric, value, folds, interval, baselines, differences
   predictions.parquet   per frame: track, video, frame, label, score, fold
   checkpoints/          fold<k>.safetensors and fold<k>.json (history) per fold; fold<k>.state.pt while it is trained
   baselines/<head>/     checkpoints and curves of the other heads, same folds
@@ -30,6 +31,7 @@ from shared.recipe import diff_recipes, fingerprint
 from train.checkpoints import RunError, load_model
 from train.config import TrainConfig
 from train.data import Features
+from train.folds import UNUSED
 from train.heads.standardize import HeadModel
 from train.labels import Track
 from train.tasks import Task, task_named
@@ -37,8 +39,19 @@ from train.tracks import LabelReport
 
 FORMAT_VERSION = 1
 # Two trainings are the same if these are.
-RESUME_KEYS = ("task", "dataset", "window", "train", "dims", "fingerprints", "labels_sha256", "permuted", "folds")
-CONFIG_KEYS = (*RESUME_KEYS, "cache", "recipes", "untrained", "notes", "videos")
+RESUME_KEYS = (
+    "task",
+    "dataset",
+    "window",
+    "train",
+    "dims",
+    "fingerprints",
+    "features_sha256",
+    "labels_sha256",
+    "permuted",
+    "folds",
+)
+CONFIG_KEYS = (*RESUME_KEYS, "cache", "recipes", "untrained", "notes", "videos", "sources")
 
 
 @dataclass(frozen=True)
@@ -115,6 +128,10 @@ def run_facts(
         notes.append(f"untrained encoders ({', '.join(untrained)}): random weights, not a result")
     if permuted:
         notes.append("labels were permuted across groups: a control that must score chance")
+    if unused := [t.name for t, fold in zip(tracks, folds, strict=True) if fold == UNUSED]:
+        why = "neither train nor val by their split" if config.folds == "official" else "no fold given"
+        shown = f"{', '.join(unused[:5])}{' ...' if len(unused) > 5 else ''}"
+        notes.append(f"{len(unused)} of {len(tracks)} tracks are in no fold ({why}): {shown}")
     return {
         "task": task.name,
         "dataset": manifest.name,
@@ -125,13 +142,27 @@ def run_facts(
         "dims": features.dims,
         "recipes": features.recipes,
         "fingerprints": {s: fingerprint(r) for s, r in features.recipes.items()},
+        "features_sha256": features.digests(),
         "labels_sha256": labels.digest,
         "permuted": permuted,
         "untrained": untrained,
         "notes": notes,
         "videos": sorted({t.video_id for t in tracks}),
+        "sources": _sources(cache, tracks, folds),
         "folds": {t.name: int(f) for t, f in zip(tracks, folds, strict=True)},
     }
+
+
+def _sources(cache: FeatureCache, tracks: Sequence[Track], folds: np.ndarray) -> dict[str, str]:
+    """Video id -> sha256 of its file, of the videos that at least one fold learns from."""
+    tested = sorted({int(fold) for fold in folds if fold >= 0})
+    learned = {
+        track.video_id
+        for track, own in zip(tracks, folds, strict=True)
+        if own != UNUSED and any(fold != own for fold in tested)
+    }
+    found = {video_id: cache.source(video_id).get("sha256") for video_id in sorted(learned)}
+    return {video_id: sha256 for video_id, sha256 in found.items() if sha256}
 
 
 def is_untrained(recipe: Mapping[str, Any]) -> bool:

@@ -77,6 +77,16 @@ class CvDisplay:
         )
 
 
+def percent(share: float) -> str:
+    """A share in words, rounded down: 100.0 % must mean that nothing is missing."""
+    return f"{np.floor(share * 1000) / 10:.1f} %"
+
+
+def baseline_name(key: str) -> str:
+    """What a key of the baselines stands for."""
+    return "constant prediction" if key == "constant" else f"{key} stream alone"
+
+
 def _print_table(console: Console, table: Table) -> None:
     """Print a table at its own width: rich would cut numbers to fit 80 columns when output goes to a file."""
     table.width = Measurement.get(console, console.options.update(max_width=10_000), table).maximum
@@ -94,15 +104,19 @@ def print_cv(console: Console, task: Task, metrics: Mapping[str, Any]) -> None:
     _print_table(console, table)
     console.print(
         f"\nall folds pooled: {metrics['num_frames']} frames of {metrics['num_videos']} videos, "
-        f"coverage {metrics['coverage']:.1%}"
+        f"coverage {percent(metrics['coverage'])}"
     )
     table = Table("score", "value", "95 % interval (videos)", box=None, pad_edge=False)
     for key, value in metrics["scores"].items():
         low, high = metrics["intervals"][key]
         table.add_row(SCORE_NAMES[key], f"{value:.4f}", f"{low:.3f} to {high:.3f}")
+    _print_table(console, table)
+    console.print(f"\nthe same videos, {name}:")
+    table = Table("baseline", "value", f"{metrics['head']} minus it (95 % interval)", box=None, pad_edge=False)
     for key, value in metrics["baselines"].items():
-        words = "constant prediction" if key == "constant" else f"{key} stream alone"
-        table.add_row(f"{name}, {words}", f"{value:.4f}", "")
+        gap = metrics["differences"][key]
+        low, high = gap["interval"]
+        table.add_row(baseline_name(key), f"{value:.4f}", f"{gap['value']:+.3f} ({low:.3f} to {high:.3f})")
     _print_table(console, table)
     for note in metrics["notes"]:
         console.print(f"note: {note}")
@@ -112,7 +126,7 @@ def print_evaluation(console: Console, run: Run, dataset: str, scores: Mapping[s
     """Official scores of a run on another data set, from ``evaluate_frames``."""
     console.print(
         f"{run.path.name} on {dataset}: {scores['frames']} frames of {scores['videos']} videos, "
-        f"coverage {scores['coverage']:.1%}"
+        f"coverage {percent(scores['coverage'])}"
     )
     table = Table("score", "value", "95 % interval (videos)", box=None, pad_edge=False)
     for key, value in scores["scores"].items():

@@ -14,10 +14,26 @@ import pandas as pd
 from shared.manifest import TABLE_FORMAT, Manifest, Segment, TaskSource, Video
 from shared.names import unknown_name
 from train.label_formats import read_labels
-from train.labels import AlignReport, Track, align, segments_to_frames, track_to_video
+from train.labels import AlignReport, Track, align, count_valid, segments_to_frames, track_to_video
 from train.tasks import Task
 
 IGNORED_NAMES = (".DS_Store", "Thumbs.db", "desktop.ini")
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Labelled frames of one track that no head can score; coverage counts them as not covered.
+
+    Attributes:
+        track: name of the track.
+        split, fold: as in `Track`; they say whether the track would be tested.
+        frames: frames with a valid label.
+    """
+
+    track: str
+    split: str | None
+    fold: int | None
+    frames: int
 
 
 @dataclass
@@ -30,6 +46,8 @@ class LabelReport:
         without_features: tracks whose video is not in the cache.
         without_streams: cached videos that lack a stream which the heads read.
         without_labels: cached videos that no track annotates.
+        left_out: labelled frames of tracks without features, and those past the last decoded frame.
+        unknown_length: tracks without features that have a segment without an end; its frames cannot be counted.
         digest: sha256 over the labels used, in order; changes when a label file changes.
     """
 
@@ -38,6 +56,8 @@ class LabelReport:
     without_features: list[str] = field(default_factory=list)
     without_streams: list[str] = field(default_factory=list)
     without_labels: list[str] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+    unknown_length: list[str] = field(default_factory=list)
     digest: str = ""
 
     def lines(self) -> list[str]:
@@ -50,11 +70,14 @@ class LabelReport:
             told.append(f"{len(long)} tracks have more label rows than frames ({sum(long)} rows unused)")
         if masked := sum(r.invalid for r in reports):
             told.append(f"{masked} frames carry an invalid or missing label and are masked")
+        if lost := sum(one.frames for one in self.left_out):
+            told.append(f"{lost} labelled frames have no features; coverage counts those of tested tracks as missing")
         for names, what in (
             (self.without_video, "annotation files have no video in the manifest"),
             (self.without_features, "annotated videos are not in the cache"),
             (self.without_streams, "cached videos lack a stream and are left out"),
             (self.without_labels, "cached videos have no annotation"),
+            (self.unknown_length, "videos that are not in the cache have segments without an end, frames not counted"),
         ):
             if names:
                 told.append(f"{len(names)} {what}: {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}")
@@ -91,7 +114,10 @@ def read_tracks(manifest: Manifest, task: Task, num_frames: Mapping[str, int]) -
         tracks = _from_files(manifest.root, source, videos, num_frames, report)
     ready = []
     for track in sorted(tracks, key=lambda t: t.name):
-        labels, report.aligned[track.name] = align(track.labels, num_frames[track.video_id])  # (F, K)
+        labels, counts = align(track.labels, num_frames[track.video_id])  # (F, K)
+        report.aligned[track.name] = counts
+        if counts.cut:
+            report.left_out.append(LeftOut(track.name, track.split, track.fold, counts.cut))
         ready.append(replace(track, labels=labels))
     if not ready:
         raise ValueError(f"no annotation of task {task.name!r} meets a cached video. " + "; ".join(report.lines()))
@@ -106,7 +132,8 @@ def read_tracks(manifest: Manifest, task: Task, num_frames: Mapping[str, int]) -
 def _from_files(
     root: Path, source: TaskSource, videos: Mapping[str, Video], num_frames: Mapping[str, int], report: LabelReport
 ) -> list[Track]:
-    tracks: dict[str, Track] = {}
+    tracks: list[Track] = []
+    seen: dict[str, Path] = {}
     for split, pattern in source.files.items():
         if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
             raise ValueError(f"annotation files must lie below {root}; the pattern {pattern!r} ({split}) leaves it")
@@ -118,15 +145,17 @@ def _from_files(
             if video_id is None:
                 report.without_video.append(file.stem)
                 continue
-            if video_id not in num_frames:
-                report.without_features.append(file.stem)
-                continue
-            if file.stem in tracks:
-                raise ValueError(f"track {file.stem!r} is annotated twice: {tracks[file.stem].source} and {file}")
+            if file.stem in seen:
+                raise ValueError(f"track {file.stem!r} is annotated twice: {seen[file.stem]} and {file}")
+            seen[file.stem] = file
             video = videos[video_id]
             labels = read_labels(file, source.format)
-            tracks[file.stem] = Track(file.stem, video_id, video.group, split, video.fold, labels, str(file))
-    return list(tracks.values())
+            if video_id not in num_frames:
+                report.without_features.append(file.stem)
+                report.left_out.append(LeftOut(file.stem, split, video.fold, count_valid(labels)))
+                continue
+            tracks.append(Track(file.stem, video_id, video.group, split, video.fold, labels, str(file)))
+    return tracks
 
 
 def _from_table(
@@ -142,16 +171,20 @@ def _from_table(
             by_video.setdefault(segment.video_id, []).append(segment)
     tracks = []
     for video_id, rows in by_video.items():
-        if video_id not in num_frames:
-            report.without_features.append(video_id)
-            continue
         file, _, _ = rows[0].where.rpartition(":")
         table = pd.DataFrame(
             [{"start": r.start, "end": r.end, **dict(zip(task.label_names, r.values, strict=True))} for r in rows],
             index=[int(r.where.rpartition(":")[2]) - 2 for r in rows],
         )
-        labels = segments_to_frames(table, task.label_names, num_frames[video_id], file)
+        # Without features the length is unknown: 0 keeps the frames of closed segments and none of the others.
+        labels = segments_to_frames(table, task.label_names, num_frames.get(video_id, 0), file)
         video = videos[video_id]
+        if video_id not in num_frames:
+            report.without_features.append(video_id)
+            report.left_out.append(LeftOut(video_id, video.split, video.fold, count_valid(labels)))
+            if any(r.end is None for r in rows):
+                report.unknown_length.append(video_id)
+            continue
         tracks.append(Track(video_id, video_id, video.group, video.split, video.fold, labels, file))
     return tracks
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +80,8 @@ def write_cache(
         plan = window.plan(clip.num_frames)
         rng = np.random.default_rng(sum(clip.id.encode()))
         truth = np.nan_to_num(np.hstack([clip.violence, clip.va]))  # (F, 3)
-        source = {"path": f"{clip.id}.mp4", "bytes": clip.num_frames, "sha256": clip.id}
+        content = hashlib.sha256(clip.violence.tobytes() + clip.va.tobytes()).hexdigest()
+        source = {"path": f"videos/{clip.id}.mp4", "bytes": clip.num_frames, "sha256": content}
         pts = np.arange(clip.num_frames) / 25
         cache.write_info(clip.id, VideoInfo(source, 25.0, clip.num_frames, 64, 64, 0, "made-up", pts))
         for stream in streams:
@@ -166,3 +169,9 @@ def problem(clips: list[Clip], cache: FeatureCache) -> Callable[[str], SimpleNam
         return SimpleNamespace(task=task, tracks=tracks, features=features, windows=windows)
 
     return of
+
+
+@pytest.fixture(scope="session", autouse=True)
+def working_folder() -> set[str]:
+    """What was in the working folder before any test ran."""
+    return set(os.listdir())

@@ -9,11 +9,19 @@ import pytest
 import torch
 
 from train.config import TrainConfig
-from train.crossval import assign_folds, constant_baseline, cross_validate, split_windows, summarise
+from train.crossval import (
+    assign_folds,
+    constant_baseline,
+    cross_validate,
+    split_windows,
+    summarise,
+    untested_frames,
+)
 from train.evaluate import evaluate_frames
 from train.folds import FoldError
 from train.labels import Track
 from train.runs import create_run
+from train.tracks import LeftOut
 
 CONFIG = TrainConfig(head="video", head_options={"hidden": 4, "mlp": 4}, learning_rate=0.02, max_epochs=3, num_folds=4)
 
@@ -69,8 +77,13 @@ def test_every_track_is_tested_once_by_its_own_fold(problem, name: str) -> None:
     for fold, value in enumerate(result.fold_frames):
         own = [r for r in result.frames if r.fold == fold]
         assert value == evaluate_frames(p.task, own)["value"]
-    metrics = summarise(p.task, result, {"constant": 0.0})
-    assert list(metrics)[:6] == ["task", "metric", "value", "folds", "interval", "baselines"]
+    floor = constant_baseline(p.task, p.tracks, p.windows, splits)
+    metrics = summarise(p.task, result, {"constant": floor})
+    assert list(metrics)[:7] == ["task", "metric", "value", "folds", "interval", "baselines", "differences"]
+    assert metrics["baselines"] == {"constant": evaluate_frames(p.task, floor)["value"]}
+    gap = metrics["differences"]["constant"]
+    assert gap["value"] == pytest.approx(metrics["value"] - metrics["baselines"]["constant"])
+    assert gap["interval"][0] < gap["value"] < gap["interval"][1]
     assert metrics["value"] == evaluate_frames(p.task, result.frames)["value"] > 0.6
     assert metrics["mean"] == pytest.approx(np.mean(result.fold_frames))
     assert metrics["std"] == pytest.approx(np.std(result.fold_frames))
@@ -148,6 +161,12 @@ def test_a_run_folder_resumes_fold_by_fold(problem, tmp_path: Path) -> None:
     with torch.no_grad():
         for a, b in zip(expected.frames, found.frames, strict=True):
             np.testing.assert_array_equal(a.scores, b.scores)
+
+
+def test_only_what_the_folds_would_test_is_missed() -> None:
+    left_out = [LeftOut("a", "train", None, 1), LeftOut("b", "val", 0, 10), LeftOut("c", None, 1, 100)]
+    for kind, frames in (("group", 111), ("official", 10), ("column", 110)):
+        assert untested_frames(replace(CONFIG, folds=kind), left_out) == frames
 
 
 def test_twins_in_one_video_are_tested_together(problem, clips) -> None:

@@ -1,5 +1,6 @@
 """Resident tensors against the cache they come from, window labels against a brute-force oracle."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -158,3 +159,19 @@ def test_captions(made, tmp_path: Path, cache: FeatureCache, clips) -> None:
     silent = made.write_cache(tmp_path / "c.zarr", clips[:1], streams=["video"])
     assert read_captions(silent, clips[0].id) == []
     assert read_captions(silent, "nobody") == []
+
+
+def test_digests_know_every_value_and_row(made, clips, tmp_path: Path) -> None:
+    made.write_cache(tmp_path / "a.zarr", clips[:2])
+    made.write_cache(tmp_path / "b.zarr", [clips[0], replace(clips[1], va=-clips[1].va)])
+    ids = [c.id for c in clips[:2]]
+    first, other = (
+        load_features(FeatureCache.open(tmp_path / f"{n}.zarr"), ids, ["video", "image"]) for n in ("a", "b")
+    )
+    digests = first.digests()
+    assert list(digests) == ["video", "image"]
+    assert digests == replace(first, banks={s: b.clone() for s, b in first.banks.items()}).digests()
+    assert all(digests[s] != other.digests()[s] for s in digests)
+    shifted = {**first.rows, "image": {v: rows[::-1] for v, rows in first.rows["image"].items()}}
+    moved = replace(first, rows=shifted).digests()
+    assert (moved["video"] == digests["video"], moved["image"] == digests["image"]) == (True, False)

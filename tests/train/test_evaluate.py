@@ -6,6 +6,7 @@ from sklearn.metrics import f1_score
 
 from train.evaluate import (
     TrackScores,
+    compare_frames,
     evaluate_frames,
     evaluate_windows,
     frame_scores,
@@ -13,6 +14,7 @@ from train.evaluate import (
     tracks_to_frames,
 )
 from train.labels import Track
+from train.show import percent
 from train.tasks import TASKS
 
 
@@ -85,11 +87,29 @@ def test_coverage_counts_and_interval(name: str) -> None:
     assert found["interval"] == found["intervals"][found["metric"]]
     assert found["interval"][0] < found["value"] < found["interval"][1]
     assert found == evaluate_frames(TASKS[name], results)
+    assert evaluate_frames(TASKS[name], results, left_out=labelled)["coverage"] == found["frames"] / (2 * labelled)
     unlabelled = [
         TrackScores(Track("t", "v", "v", None, None, np.full_like(r.labels, np.nan), "x"), r.scores, 0) for r in results
     ]
     with pytest.raises(ValueError, match="no labelled frame has a prediction"):
         evaluate_frames(TASKS[name], unlabelled)
+
+
+@pytest.mark.parametrize("name", ["violence", "va"])
+def test_two_predictors_are_compared_on_the_same_videos(name: str) -> None:
+    results = made_results(name)
+    worse = [TrackScores(r.track, r.scores * 0.4, r.fold) for r in results]
+    gap = compare_frames(TASKS[name], results, worse)
+    ours, other = (evaluate_frames(TASKS[name], r) for r in (results, worse))
+    assert gap.value == pytest.approx(ours["value"] - other["value"])
+    assert 0 < gap.low < gap.value < gap.high
+    assert gap.high - gap.low < sum(e["interval"][1] - e["interval"][0] for e in (ours, other))
+    with pytest.raises(ValueError, match="the same videos"):
+        compare_frames(TASKS[name], results, worse[1:])
+
+
+def test_a_share_is_rounded_down() -> None:
+    assert [percent(s) for s in (1.0, 0.99999, 0.5, 0.0)] == ["100.0 %", "99.9 %", "50.0 %", "0.0 %"]
 
 
 def test_window_scores() -> None:
@@ -121,9 +141,11 @@ def test_predictions_table_holds_every_frame(name: str) -> None:
 def test_tracks_to_frames_takes_only_the_windows_asked_for(problem) -> None:
     p = problem("va")
     which = np.isin(p.windows.track, [2, 5])
+    which[np.flatnonzero(which)[0]] = False
     scores = np.random.default_rng(0).uniform(-1, 1, (len(p.windows), 2))
     found = tracks_to_frames(p.tracks, p.windows, scores, which, 3)
     assert [(r.track.name, r.fold) for r in found] == [(p.tracks[2].name, 3), (p.tracks[5].name, 3)]
+    assert np.isnan(found[0].scores[:8]).all()  # only the window that was left out covers them
     own = p.windows.track == 5
     expected = frame_scores(scores[own], p.windows.start[own], p.windows.stop[own], len(p.tracks[5].labels))
     np.testing.assert_array_equal(found[1].scores, expected)

@@ -237,6 +237,16 @@ def test_standardize_uses_moments_of_the_training_rows(dtype: torch.dtype) -> No
     torch.testing.assert_close(ready.std(0), torch.ones(4), atol=1e-3, rtol=0)
 
 
+def test_standardize_takes_rows_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("train.heads.standardize._ROWS_AT_ONCE", 7)
+    bank, rows = torch.randn(50, 4).half(), torch.arange(3, 50, 2)
+    found, expected = Standardize(4).fit(bank, rows), Standardize(4).fit(bank[rows].float())
+    assert torch.equal(found.mean, expected.mean)
+    assert torch.equal(found.std, expected.std)
+    with pytest.raises(ValueError, match="at least one row"):
+        Standardize(4).fit(bank, rows[:0])
+
+
 def test_a_dimension_that_does_not_vary_becomes_zero() -> None:
     rows = torch.stack([torch.full((20_000,), 0.1), torch.zeros(20_000), torch.randn(20_000) * 1e-4], dim=1)
     scale = Standardize(3).fit(rows)

@@ -79,6 +79,14 @@ def test_a_segment_past_the_video_is_kept_for_align_to_cut_and_count() -> None:
     assert report.extra == 4
 
 
+def test_an_open_segment_past_the_video_labels_nothing() -> None:
+    table = pd.DataFrame({"start": [0, 500], "end": [2, NAN], "label": [1, 0]})
+    assert column(segments_to_frames(table, ["label"], 4)) == [1, 1, None, None]
+    assert column(segments_to_frames(pd.DataFrame({"start": [4], "label": [1]}), ["label"], 4)) == [None] * 4
+    with pytest.raises(LabelError, match=r"start before end, found \[4, 4\)"):
+        segments_to_frames(pd.DataFrame({"start": [4], "end": [4], "label": [1]}), ["label"], 4)
+
+
 def test_overlap_is_fine_when_it_agrees_and_names_both_lines_when_not() -> None:
     table = pd.DataFrame({"start": [0, 2], "end": [4, 6], "label": [1, 1]})
     assert column(segments_to_frames(table, ["label"], 6)) == [1] * 6

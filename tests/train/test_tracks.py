@@ -8,7 +8,7 @@ import pytest
 from shared.manifest import load_manifest
 from train.labels import LabelError, Track
 from train.tasks import TASKS
-from train.tracks import permute_labels, read_tracks
+from train.tracks import LeftOut, permute_labels, read_tracks
 
 VIOLENCE, VA = TASKS["violence"], TASKS["va"]
 
@@ -76,6 +76,7 @@ def test_what_does_not_meet_is_left_out_and_told(tmp_path: Path) -> None:
         "1 annotation files have no video in the manifest: nobody",
         "1 annotated videos are not in the cache: b",
         "1 cached videos have no annotation: c",
+        "1 labelled frames have no features; coverage counts those of tested tracks as missing",
     ):
         assert words in told
     with pytest.raises(ValueError, match="no annotation of task 'va' meets a cached video"):
@@ -92,7 +93,37 @@ def test_rows_against_frames_are_counted(tmp_path: Path) -> None:
         "1 tracks have fewer label rows than frames (3 frames masked)",
         "1 tracks have more label rows than frames (1 rows unused)",
         "1 frames carry an invalid or missing label and are masked",
+        "1 labelled frames have no features; coverage counts those of tested tracks as missing",
     ]
+
+
+def test_labelled_frames_without_features_are_counted(tmp_path: Path) -> None:
+    files = {"a": rows("0,0", "1,1", "-5,-5", "1,1"), "b": rows("0,0", "-5,-5", "1,1"), "val": rows("0.5,0.5")}
+    manifest = data_set(tmp_path, ["a", "b", "val"], files)
+    _, report = read_tracks(load_manifest(manifest), VA, {"a": 1})
+    assert sorted(report.left_out, key=lambda one: one.track) == [
+        LeftOut("a", "train", None, 2),  # rows past the decoded end
+        LeftOut("b", "train", None, 2),
+        LeftOut("val", "val", None, 1),
+    ]
+    assert any(line.startswith("5 labelled frames have no features") for line in report.lines())
+    (tmp_path / "va/train/b.txt").write_text(rows("0,zero"))
+    with pytest.raises(LabelError, match=r"b.txt:2"):
+        read_tracks(load_manifest(manifest), VA, {"a": 1})
+
+
+def test_segments_without_features_are_counted_as_far_as_they_are_known(tmp_path: Path) -> None:
+    for name in "abc":
+        (tmp_path / f"{name}.mp4").write_bytes(b"")
+    table = tmp_path / "clips.csv"
+    table.write_text(
+        "path,start,end,label,split,fold\na.mp4,0,2,1,train,0\nb.mp4,5,9,1,val,1\nb.mp4,7,10,1,val,1\n"
+        "b.mp4,20,,0,val,1\nc.mp4,,,1,val,0\n"
+    )
+    _, report = read_tracks(load_manifest(table), VIOLENCE, {"a.mp4": 5})
+    assert report.left_out == [LeftOut("b.mp4", "val", 1, 5), LeftOut("c.mp4", "val", 0, 0)]
+    assert report.unknown_length == ["b.mp4", "c.mp4"]
+    assert any("segments without an end, frames not counted: b.mp4, c.mp4" in line for line in report.lines())
 
 
 def test_the_digest_knows_every_label(tmp_path: Path) -> None:

@@ -29,13 +29,14 @@ class Standardize(nn.Module):
         self.register_buffer("std", torch.ones(dim))
 
     @torch.no_grad()
-    def fit(self, features: Tensor) -> "Standardize":
+    def fit(self, features: Tensor, rows: Tensor | None = None) -> "Standardize":
         """Take mean and (biased) standard deviation from training rows only, in float64.
 
         A dimension that does not vary gets std 1: it becomes 0 and not a division by nearly nothing.
 
         Args:
             features: (rows, D) any float dtype; flatten windows and steps into rows.
+            rows: int64 (n,), the rows to use, copied part by part; default: all.
 
         Returns:
             Itself.
@@ -43,16 +44,18 @@ class Standardize(nn.Module):
         Raises:
             ValueError: Another shape, no rows, or values that are not finite.
         """
-        if features.ndim != 2 or features.shape[1] != len(self.mean) or not len(features):
+        rows = torch.arange(len(features)) if rows is None else rows
+        if features.ndim != 2 or features.shape[1] != len(self.mean) or not len(rows):
             raise ValueError(
                 f"features must be (rows, {len(self.mean)}) with at least one row, not {tuple(features.shape)}"
             )
-        parts = features.split(_ROWS_AT_ONCE)
-        mean = sum((part.double().sum(0) for part in parts), torch.zeros(())) / len(features)  # (D,)
+        parts = rows.split(_ROWS_AT_ONCE)
+        zero = torch.zeros(())
+        mean = sum((features[part].double().sum(0) for part in parts), zero) / len(rows)  # (D,)
         if not torch.isfinite(mean).all():
             raise ValueError("features to standardise hold values that are not finite")
         # Two passes: the one-pass formula loses every digit of a small variance around a large mean.
-        variance = sum(((part.double() - mean) ** 2).sum(0) for part in parts) / len(features)  # (D,)
+        variance = sum((((features[part].double() - mean) ** 2).sum(0) for part in parts), zero) / len(rows)  # (D,)
         std = variance.sqrt()
         std = torch.where(std > _CONSTANT * mean.abs().clamp_min(_CONSTANT), std, 1.0)
         self.mean.copy_(mean)
