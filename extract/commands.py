@@ -213,8 +213,8 @@ def _check_preset(store: FeatureCache, asked: Mapping[str, Any], replaced: tuple
     made = store.made_with.get("preset", asked["preset"])
     if made != asked["preset"] and not replaced and store.video_ids():
         raise RecipeMismatch(
-            f"{store.url} was made with preset {made}, asked for {asked['preset']}. Use --preset {made} (PRESET= for make), "
-            "give another cache (--cache, CACHE=), or replace what is there: --overwrite all."
+            f"{store.url} was made with preset {made}, asked for {asked['preset']}. Use --preset {made} "
+            "(PRESET= for make), give another cache (--cache, CACHE=), or replace what is there: --overwrite all."
         )
 
 

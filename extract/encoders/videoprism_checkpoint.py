@@ -290,6 +290,6 @@ def resolve_checkpoint(weights: str | None, arch: Architecture) -> Path:
     except Exception as error:  # offline, proxy, quota, not installed: the way out is the same
         raise CheckpointError(
             f"could not download {arch.filename} from https://huggingface.co/{arch.repository} "
-            f"({type(error).__name__}: {error}).\nFetch the file elsewhere and give its path: --videoprism-weights PATH "
-            "(for CLIP: --clip-weights PATH), or use the preset tiny, which needs no weights"
+            f"({type(error).__name__}: {error}).\nFetch the file elsewhere and give its path: "
+            "--videoprism-weights PATH (for CLIP: --clip-weights PATH), or use the preset tiny, which needs no weights"
         ) from error
