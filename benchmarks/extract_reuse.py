@@ -4,7 +4,7 @@ The straightforward pipeline sends every window through the whole encoder: 16 fr
 CLIP, 4 captions. Ours encodes every distinct frame once and runs VideoPrism's temporal stage per window. Random weights
 at real size (VideoPrism-B at 288 px, CLIP ViT-B/32) and the offline captioner; no download.
 
-    python benchmarks/extract_reuse.py                 # strides 16 and 64, about 8 minutes on 2 cores
+    python benchmarks/extract_reuse.py                 # strides 16 and 64, about 12 minutes on 2 cores
     python benchmarks/extract_reuse.py --quick         # toy sizes, seconds: shows that both ways agree
     python benchmarks/extract_reuse.py --json out.json
 
@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="toy encoders")
     parser.add_argument("--strides", type=int, nargs="+", default=[16, 64])
     parser.add_argument("--windows", type=int, default=6, help="windows of the VideoPrism run")
-    parser.add_argument("--clip-windows", type=int, default=40, help="windows of the CLIP and caption runs")
+    parser.add_argument("--clip-windows", type=int, default=20, help="windows of the CLIP and caption runs")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, help="write the figures as flat JSON")
     args = parser.parse_args()

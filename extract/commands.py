@@ -20,8 +20,9 @@ from typing import Any, NoReturn
 from rich.console import Console
 
 from shared.cache import CacheError, FeatureCache, RecipeMismatch
+from shared.datasets import cache_of, find_dataset
 from shared.ledger import FailureLedger
-from shared.manifest import Manifest, ManifestError, cache_of, find_dataset, load_manifest
+from shared.manifest import Manifest, ManifestError, load_manifest
 from shared.names import unknown_name
 
 # Plain words, no markup and no wrapping of paths: this text is also read from log files.

@@ -27,7 +27,6 @@ with its place. Unknown keys are errors.
 from __future__ import annotations
 
 import fnmatch
-import hashlib
 import os
 import re
 import tomllib
@@ -38,7 +37,7 @@ from typing import Any
 
 from shared.manifest_files import VIDEO_SUFFIXES, is_frame_folder, is_pattern_below, match_videos
 from shared.manifest_table import Problems, Segment, Segments, read_table
-from shared.names import name_problem, stays_below, unknown_name, video_id
+from shared.names import name_problem, stays_below, video_id
 
 TABLE_FORMAT = "table"
 MAX_SHOWN = 20
@@ -119,62 +118,6 @@ class Manifest:
         return self.root / video.path
 
 
-def find_dataset(name: str) -> Path:
-    """The file or folder behind a DATASET argument: a path, or the name of a manifest in ``data_manifests/``.
-
-    Raises:
-        FileNotFoundError: neither; the message offers the closest name.
-    """
-    if os.path.exists(name):
-        return Path(name)
-    folders = [Path("data_manifests"), Path(__file__).resolve().parent.parent / "data_manifests"]
-    known = {file.stem: file for folder in reversed(folders) for file in sorted(folder.glob("*.toml"))}
-    if name in known:
-        return known[name]
-    if "/" in name or Path(name).suffix.lower() in (".csv", ".toml", *VIDEO_SUFFIXES):
-        raise FileNotFoundError(f"no such file or folder: {name}")
-    raise FileNotFoundError(
-        f"{unknown_name('data set', name, known)}\nGive one of these names, a manifest (.toml), a table of videos "
-        "(.csv), a folder of videos or one video file."
-    )
-
-
-def dataset_name(dataset: str) -> str:
-    """The name of the data set behind a DATASET argument, without looking at its videos.
-
-    Raises:
-        FileNotFoundError: no such data set.
-        ManifestError: a manifest whose name cannot be read.
-    """
-    source = find_dataset(dataset)
-    if source.is_dir() or source.suffix.lower() != ".toml":
-        return _name_from(source.resolve().name if source.is_dir() else source.stem)
-    try:
-        return str(tomllib.loads(source.read_text(encoding="utf-8-sig")).get("name", _name_from(source.stem)))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ManifestError(str(source), [f"not a TOML file: {error}"]) from None
-
-
-def cache_of(dataset: str, cache: str | None = None) -> str:
-    """Where the features of a DATASET argument are.
-
-    ``cache`` if given, a cache path or URL as it is, else ``caches/<name>.zarr``. A single video has only its file
-    name, which others have, too: a digest of its place is added.
-
-    Raises:
-        FileNotFoundError: no such data set.
-        ManifestError: a manifest whose name cannot be read.
-    """
-    if cache is not None:
-        return cache
-    if "://" in dataset or dataset.rstrip("/").endswith(".zarr"):
-        return dataset
-    source, name = find_dataset(dataset), dataset_name(dataset)
-    if source.suffix.lower() in VIDEO_SUFFIXES or is_frame_folder(source):
-        name += "-" + hashlib.sha256(os.fsencode(source.resolve())).hexdigest()[:8]
-    return f"caches/{name}.zarr"
-
-
 def load_manifest(source: str | Path, root: str | Path | None = None, *, cached: Collection[str] = ()) -> Manifest:
     """Read and validate a data set.
 
@@ -191,16 +134,16 @@ def load_manifest(source: str | Path, root: str | Path | None = None, *, cached:
     if not source.exists():
         raise FileNotFoundError(f"no manifest, table or video folder at {source}")
     if source.is_dir():
-        name = _name_from(source.resolve().name)
+        name = name_from(source.resolve().name)
         if is_frame_folder(source):
             parent = source.resolve().parent
             return _build(source, {"name": name, "videos": {}}, root or parent, cached, [source.resolve().name])
         return _build(source, {"name": name, "videos": {"glob": ["**/*"]}}, root or source, cached)
     if source.suffix.lower() == ".csv":
-        raw: dict[str, Any] = {"name": _name_from(source.stem), "videos": {"table": source.name}}
+        raw: dict[str, Any] = {"name": name_from(source.stem), "videos": {"table": source.name}}
         return _build(source, raw, root or source.parent, cached)
     if source.suffix.lower() in VIDEO_SUFFIXES:
-        raw = {"name": _name_from(source.stem), "videos": {}}
+        raw = {"name": name_from(source.stem), "videos": {}}
         return _build(source, raw, root or source.parent, cached, [source.name])
     try:
         raw = tomllib.loads(source.read_text(encoding="utf-8-sig"))  # Windows editors add a mark
@@ -217,7 +160,7 @@ def _build(
     paths: list[str] | None = None,
 ) -> Manifest:
     problems = Problems()
-    name = _read_top(raw, _name_from(source.stem), problems)
+    name = _read_top(raw, name_from(source.stem), problems)
     base = (
         Path(root)
         if root is not None
@@ -376,7 +319,7 @@ def _group_of(name: str, rule: re.Pattern[str] | None) -> str:
     return (match.group(1) if match.re.groups else None) or match.group(0) or name
 
 
-def _name_from(text: str) -> str:
+def name_from(text: str) -> str:
     cleaned = re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-_")
     return cleaned[:64] or "data"
 
@@ -387,8 +330,5 @@ __all__ = [
     "Segment",
     "TaskSource",
     "Video",
-    "cache_of",
-    "dataset_name",
-    "find_dataset",
     "load_manifest",
 ]

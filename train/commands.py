@@ -14,7 +14,8 @@ import typer
 from rich.console import Console
 
 from shared.cache import CacheError, FeatureCache
-from shared.manifest import Manifest, cache_of, dataset_name, find_dataset, load_manifest
+from shared.datasets import cache_of, dataset_name, find_dataset
+from shared.manifest import Manifest, load_manifest
 from train.checkpoints import RunError
 from train.config import TrainConfig
 from train.crossval import (

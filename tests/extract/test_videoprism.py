@@ -170,6 +170,13 @@ SHAPES = [
     pytest.param(
         replace(ARCHITECTURES["base"], spatial_layers=1, temporal_layers=1, num_frames=2), 2, 16, id="base-288px"
     ),
+    pytest.param(
+        ARCHITECTURES["base"],
+        16,
+        16,
+        id="base-full",
+        marks=pytest.mark.skipif("CROSSGRU_FULL" not in os.environ, reason="a minute; CROSSGRU_FULL=1 runs it"),
+    ),
 ]
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 import shared.manifest
-from shared.manifest import Manifest, ManifestError, find_dataset, load_manifest
+from shared.datasets import find_dataset
+from shared.manifest import Manifest, ManifestError, load_manifest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CLIPS = REPOSITORY.parent / "shared" / "violence_clips"
