@@ -216,9 +216,14 @@ def test_a_full_disk_is_one_message_and_status_two(tiny: Cli, videos: Path, monk
 def test_a_signal_ends_the_run_and_says_how_to_go_on(
     number: int, tiny: Cli, videos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr("extract.show.RunDisplay.reached", lambda *args: os.kill(os.getpid(), number))
-        result = tiny("clips")
+    # A shell starts background jobs with SIGINT ignored; the tests may be one.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr("extract.show.RunDisplay.reached", lambda *args: os.kill(os.getpid(), number))
+            result = tiny("clips")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert result.exit_code == 130
     assert "run the same command again to go on" in result.output
     assert tiny("clips").exit_code == 0
