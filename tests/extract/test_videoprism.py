@@ -679,6 +679,6 @@ def test_failed_download_says_what_to_fetch(monkeypatch):
         raise OSError("offline")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    message = r"flax_base_f16r288_repeated\.npz from .*google/videoprism-base-f16r288 .*offline(?s:.*)--videoprism-weights PATH"
+    message = r"flax_base_f16r288_repeated\.npz from .*videoprism-base-f16r288 .*offline(?s:.*)--videoprism-weights"
     with pytest.raises(CheckpointError, match=message):
         VideoPrismEncoder("base")
