@@ -38,7 +38,9 @@ def run(
     cache: Cache = None,
     root: Root = None,
     streams: Annotated[str, typer.Option(help="Comma-separated; adds to an existing cache.")] = "video,image,text",
-    overwrite: Annotated[str, typer.Option(help="Streams to extract again although complete, or 'all'.")] = "",
+    overwrite: Annotated[
+        str, typer.Option(help="Streams to replace where of another recipe or damaged, or 'all'.")
+    ] = "",
     retry_failed: Annotated[bool, typer.Option(help="Try videos again that failed before.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="Videos decoded at once.")] = 2,
     stride: Annotated[int | None, typer.Option(min=1, help="Frames between window starts. [default: 16]")] = None,

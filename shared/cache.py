@@ -41,15 +41,12 @@ from shared.cache_nodes import (
     headless_groups,
     put_group,
 )
-from shared.cache_open import empty_store, open_root
+from shared.cache_open import FORMAT, FORMAT_VERSION, check_root, empty_store, open_root
 from shared.cache_types import StreamData, VideoInfo
 from shared.cache_verify import attributes_digest, verify_video
 from shared.names import name_problem
 from shared.recipe import Recipe, RecipeMismatch, diff_recipes, fingerprint
 from shared.windows import WindowSpec
-
-FORMAT = "crossgru-cache"
-FORMAT_VERSION = 1
 
 __all__ = ["CacheError", "FeatureCache", "RecipeMismatch", "StreamData", "VideoInfo"]
 
@@ -114,25 +111,8 @@ class FeatureCache:
         root = open_root(url, mode)
         if root is None:
             raise CacheError(f"no feature cache at {url}: nothing was extracted yet; see python -m extract run --help")
-        attrs = dict(root.attrs)
-        if attrs.get("format") != FORMAT:
-            raise CacheError(
-                f"{url} is a Zarr store, but not a crossgru cache (attribute format={attrs.get('format')!r})"
-            )
-        if attrs.get("format_version") != FORMAT_VERSION:
-            raise CacheError(
-                f"{url} has cache format version {attrs.get('format_version')!r}, this version of crossgru reads "
-                f"{FORMAT_VERSION}; use the crossgru version that wrote it or extract into a new cache"
-            )
-        try:
-            cache = cls(url, root)
-            WindowSpec.from_dict(attrs["window"])  # type: ignore[arg-type]
-            attrs["dataset"]
-        except Exception as error:  # whatever damaged JSON leads to, in zarr or in WindowSpec
-            raise CacheError(
-                f"{url}: damaged (zarr.json of the cache itself: {error}); extract into a new one"
-            ) from None
-        return cache
+        check_root(url, root)
+        return cls(url, root)
 
     @property
     def dataset(self) -> str:

@@ -11,6 +11,10 @@ from zarr.errors import ContainsArrayError, GroupNotFoundError
 from zarr.storage import FsspecStore, LocalStore
 
 from shared.cache_nodes import CacheError, child_names
+from shared.windows import WindowSpec
+
+FORMAT = "crossgru-cache"
+FORMAT_VERSION = 1
 
 
 def open_root(url: str, mode: Literal["r", "r+"]) -> zarr.Group | None:
@@ -30,6 +34,27 @@ def open_root(url: str, mode: Literal["r", "r+"]) -> zarr.Group | None:
     except OSError as error:
         raise CacheError(f"cannot open the feature cache at {url}: {error}") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CacheError(f"{url}: damaged (zarr.json of the cache itself: {error}); extract into a new one") from None
+
+
+def check_root(url: str, root: zarr.Group) -> None:
+    """Refuse a group that is not a feature cache which this version reads.
+
+    Raises:
+        CacheError: says what it is instead.
+    """
+    attrs = dict(root.attrs)
+    if attrs.get("format") != FORMAT:
+        raise CacheError(f"{url} is a Zarr store, but not a crossgru cache (attribute format={attrs.get('format')!r})")
+    if attrs.get("format_version") != FORMAT_VERSION:
+        raise CacheError(
+            f"{url} has cache format version {attrs.get('format_version')!r}, this version of crossgru reads "
+            f"{FORMAT_VERSION}; use the crossgru version that wrote it or extract into a new cache"
+        )
+    try:
+        WindowSpec.from_dict(attrs["window"])  # type: ignore[arg-type]
+        attrs["dataset"], root["videos"]
+    except Exception as error:  # whatever damaged JSON leads to, in zarr or in WindowSpec
         raise CacheError(f"{url}: damaged (zarr.json of the cache itself: {error}); extract into a new one") from None
 
 
