@@ -52,7 +52,21 @@ def run(
         str | None,
         typer.Option(help="float32 or bfloat16 for all encoders. [default: float32 on CPU, 16 bit on GPU]"),
     ] = None,
-    captioner: Annotated[str | None, typer.Option(help="Who writes the captions: offline.")] = None,
+    captioner: Annotated[
+        str | None, typer.Option(help="Who writes the captions: offline, or hf-hub:OWNER/NAME. [default: the preset's]")
+    ] = None,
+    caption_weights: Annotated[Path | None, typer.Option(help="Folder with the captioner's files.")] = None,
+    caption_prompt: Annotated[str | None, typer.Option(help="What it is asked. [default: its own question]")] = None,
+    caption_decoding: Annotated[str | None, typer.Option(help="greedy or sample. [default: greedy]")] = None,
+    caption_seed: Annotated[int | None, typer.Option(help="Seed of the sampling, the same for a same frame.")] = None,
+    caption_tokens: Annotated[int | None, typer.Option(min=1, help="Longest caption, in tokens.")] = None,
+    caption_quantize: Annotated[str | None, typer.Option(help="int8 or int4 language model, to save memory.")] = None,
+    caption_batch: Annotated[int | None, typer.Option(min=1, help="Frames captioned at once.")] = None,
+    caption_server: Annotated[str | None, typer.Option(help="URL of an OpenAI-compatible server.")] = None,
+    caption_server_model: Annotated[str | None, typer.Option(help="Model on that server.")] = None,
+    long_captions: Annotated[
+        str | None, typer.Option(help="Beyond CLIP's 77 tokens: truncate or chunk-mean. [default: truncate]")
+    ] = None,
     thumbnails: Annotated[
         bool | None, typer.Option(help="Keep a small picture of every captioned frame. [default: only with tiny]")
     ] = None,
@@ -79,6 +93,16 @@ def run(
                 "clip_weights": clip_weights,
                 "dtype": dtype,
                 "captioner": captioner,
+                "caption_weights": str(caption_weights) if caption_weights else None,
+                "caption_prompt": caption_prompt,
+                "caption_decoding": caption_decoding,
+                "caption_seed": caption_seed,
+                "caption_max_new_tokens": caption_tokens,
+                "caption_quantize": caption_quantize,
+                "caption_batch_size": caption_batch,
+                "caption_server": caption_server,
+                "caption_server_model": caption_server_model,
+                "long_captions": long_captions,
                 "thumbnails": thumbnails,
             },
         )

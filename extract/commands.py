@@ -75,7 +75,8 @@ def run(
     """``extract run``."""
     signal.signal(signal.SIGTERM, _as_interrupt)
     from extract.config import find_preset, with_options
-    from extract.encoders import build_encoders, check_captioner
+    from extract.encoders import build_encoders
+    from extract.encoders.captioners import check_captioner
 
     made_with = _made_with(preset, like, options)
     config = with_options(find_preset(made_with["preset"]), **made_with["options"])

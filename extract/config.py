@@ -53,11 +53,43 @@ class ClipConfig:
 
 
 @dataclass(frozen=True)
+class CaptionerConfig:
+    """Who writes the captions of stream "text", and how.
+
+    Attributes:
+        name: key of ``extract.encoders.captioners.CAPTIONERS``, or ``hf-hub:OWNER/NAME`` for a model of transformers.
+        weights: folder with the captioner's files; None takes its default place.
+        prompt: what the model is asked; None for the captioner's own question.
+        decoding: "greedy" or "sample" (seeded per frame).
+        seed: of the sampling.
+        max_new_tokens: longest caption, in the captioner's tokens; None for the captioner's own limit.
+        dtype: of the language model: "float32", "float16", "bfloat16" or "auto" (float16 on a GPU).
+        quantize: "int8" or "int4" weights for a GPU with too little memory; None keeps ``dtype``.
+        batch_size: frames per call.
+        server: base URL of an OpenAI-compatible server, for the captioners that use one.
+        server_model: model name on that server; None takes the one it serves.
+    """
+
+    name: str = "offline"
+    weights: str | None = None
+    prompt: str | None = None
+    decoding: str = "greedy"
+    seed: int = 0
+    max_new_tokens: int | None = None
+    dtype: str = "auto"
+    quantize: str | None = None
+    batch_size: int = 32
+    server: str | None = None
+    server_model: str | None = None
+
+
+@dataclass(frozen=True)
 class ExtractConfig:
     """One preset.
 
     Attributes:
-        captioner: name in ``extract.encoders.CAPTIONERS``.
+        long_captions: what becomes of captions beyond CLIP's 77 tokens: "truncate", or "chunk-mean" (mean over the
+            features of 77-token chunks).
         window: windows and samples per stream.
         thumbnails: keep a small JPEG of every captioned frame in the cache, for reports. Off where the data must not
             be passed on: a cache with thumbnails shows its videos.
@@ -66,7 +98,8 @@ class ExtractConfig:
     name: str
     video: VideoPrismConfig = field(default_factory=VideoPrismConfig)
     clip: ClipConfig = field(default_factory=ClipConfig)
-    captioner: str = "offline"
+    captioner: CaptionerConfig = field(default_factory=CaptionerConfig)
+    long_captions: str = "truncate"
     window: WindowSpec = field(default_factory=WindowSpec)
     thumbnails: bool = False
 
@@ -113,7 +146,11 @@ def with_options(config: ExtractConfig, **options: Any) -> ExtractConfig:
     if "dtype" in given:
         video, clip_ = replace(config.video, dtype=given["dtype"]), replace(config.clip, dtype=given["dtype"])
         config = replace(config, video=video, clip=clip_)
-    config = replace(config, **{k: given[k] for k in ("captioner", "thumbnails") if k in given})
+    captioner = {"name": given["captioner"]} if "captioner" in given else {}
+    captioner |= {k.removeprefix("caption_"): v for k, v in given.items() if k.startswith("caption_")}
+    if captioner:
+        config = replace(config, captioner=replace(config.captioner, **captioner))
+    config = replace(config, **{k: given[k] for k in ("long_captions", "thumbnails") if k in given})
     window = {k: given[k] for k in ("stride", "sampling") if k in given}
     if window:
         config = replace(config, window=replace(config.window, **window))

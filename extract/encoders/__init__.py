@@ -1,44 +1,19 @@
 """Frozen encoders. The only folder of the project that imports jax, open_clip or transformers.
 
-Names resolve to ``module:factory`` on use, so that nothing heavy is imported before it is needed.
+Nothing heavy is imported before it is needed.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
-from importlib import import_module
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from extract.config import ExtractConfig
-from shared.names import unknown_name
+from extract.encoders.captioners import build_captioner
 
 if TYPE_CHECKING:
     from extract.encoders.contract import TimelineEncoder, WindowEncoder
-
-CAPTIONERS: Mapping[str, str] = MappingProxyType(
-    {
-        "offline": "extract.encoders.offline_captioner:OfflineCaptioner",
-    }
-)
-
-
-def build_captioner(name: str) -> Any:
-    """A captioner by name; see ``check_captioner``."""
-    check_captioner(name)
-    module, _, factory = CAPTIONERS[name].partition(":")
-    return getattr(import_module(module), factory)()
-
-
-def check_captioner(name: str) -> None:
-    """Refuse an unknown captioner, before anything large is loaded.
-
-    Raises:
-        ValueError: unknown name; the message offers the closest one.
-    """
-    if name not in CAPTIONERS:
-        raise ValueError(unknown_name("captioner", name, CAPTIONERS))
 
 
 def build_encoder(stream: str, config: ExtractConfig) -> TimelineEncoder | WindowEncoder:

@@ -4,39 +4,16 @@ from __future__ import annotations
 
 import base64
 import io
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from extract.encoders.captioners.contract import Captioner
 from extract.encoders.clip import ClipModel
 from extract.encoders.contract import Rows
 
 THUMBNAIL_SIZE = 112
-
-
-class Captioner(Protocol):
-    """Frames -> sentences. A caption depends on its own item alone, never on its batch neighbours.
-
-    Attributes:
-        context: frame offsets that make one item, see ``TimelineEncoder``.
-        trained: False if its words come from random weights.
-    """
-
-    context: tuple[int, ...]
-    trained: bool
-
-    def prepare(self, frame: np.ndarray) -> np.ndarray:
-        """uint8 RGB (H, W, 3) -> uint8 (h, w, 3)."""
-        ...
-
-    def caption(self, items: np.ndarray) -> list[str]:
-        """uint8 (B, C, h, w, 3) -> B sentences."""
-        ...
-
-    def recipe(self) -> dict[str, Any]:
-        """Everything that determines the words."""
-        ...
 
 
 def thumbnail(picture: np.ndarray) -> str:
@@ -56,7 +33,7 @@ class TextEncoder:
     def __init__(self, captioner: Captioner, clip: ClipModel, *, thumbnails: bool = False) -> None:
         self._captioner, self._clip, self._thumbnails = captioner, clip, thumbnails
         self.context = captioner.context
-        self.dim, self.batch_size, self.device = clip.dim, clip.config.batch_size, clip.device
+        self.dim, self.batch_size, self.device = clip.dim, captioner.batch_size, clip.device
         self.trained = clip.trained and captioner.trained
 
     def prepare(self, frame: np.ndarray) -> np.ndarray:

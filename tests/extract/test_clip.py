@@ -13,8 +13,9 @@ import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
-from extract.config import ClipConfig, find_preset
-from extract.encoders import build_captioner, build_encoder, build_encoders
+from extract.config import CaptionerConfig, ClipConfig, find_preset
+from extract.encoders import build_encoder, build_encoders
+from extract.encoders.captioners import build_captioner
 from extract.encoders.clip import ClipImageEncoder, ClipModel, load_clip, model_transform, split_transform, state_digest
 from extract.encoders.contract import TimelineEncoder, WindowEncoder
 from extract.encoders.text import TextEncoder
@@ -131,7 +132,7 @@ def test_a_row_depends_on_its_own_item_alone(clip: ClipModel, pictures: list[np.
 
 
 def test_a_caption_row_depends_on_its_own_caption_alone(clip: ClipModel) -> None:
-    encoder = TextEncoder(build_captioner("offline"), clip)
+    encoder = TextEncoder(build_captioner(CaptionerConfig()), clip)
     words = ("red", "green", "blue", "dark", "bright", "plain", "busy", "warm")
     captions = [f"a {word} picture " * n for n, word in enumerate(words, 1)]
     together = encoder.encode_captions(captions)
@@ -145,14 +146,14 @@ def test_a_caption_row_depends_on_its_own_caption_alone(clip: ClipModel) -> None
 
 
 def test_captions_longer_than_the_tower_are_cut(clip: ClipModel) -> None:
-    encoder = TextEncoder(build_captioner("offline"), clip)
+    encoder = TextEncoder(build_captioner(CaptionerConfig()), clip)
     features = encoder.encode_captions(["word " * 500, "word " * 600, ""])
     assert np.isfinite(features).all()
     np.testing.assert_array_equal(features[0], features[1])
 
 
 def test_the_text_encoder_keeps_the_captions(clip: ClipModel, pictures: list[np.ndarray]) -> None:
-    encoder = TextEncoder(build_captioner("offline"), clip)
+    encoder = TextEncoder(build_captioner(CaptionerConfig()), clip)
     small = np.stack([encoder.prepare(p) for p in pictures])
     rows = encoder.encode(np.stack([small, small], axis=1))
     assert rows.captions is not None

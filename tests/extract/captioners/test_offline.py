@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from extract.encoders.offline_captioner import SIZE, OfflineCaptioner
+from extract.encoders.captioners.offline import SIZE, OfflineCaptioner
 
 CAPTIONER = OfflineCaptioner()
 

@@ -20,6 +20,9 @@ import numpy as np
 import PIL
 from PIL import Image
 
+from extract.config import CaptionerConfig
+from extract.encoders.captioners.contract import check_items
+
 SIZE = 64  # pixels per side of a prepared frame
 ROWS = 13  # rows of the grid whose median is the usual colour of a row
 CELLS = 32  # side of the grid on which regions are found
@@ -49,6 +52,7 @@ class OfflineCaptioner:
     Attributes:
         name: "offline".
         context: offsets of the frames of one item; the frame two earlier gives the motion.
+        batch_size: items per call, as configured; any other number does as well.
         trained: True; it has no weights, so nothing about it is random.
     """
 
@@ -56,14 +60,16 @@ class OfflineCaptioner:
     context = (-2, 0)
     trained = True
 
+    def __init__(self, config: CaptionerConfig | None = None) -> None:
+        self.batch_size = (config or CaptionerConfig()).batch_size
+
     def prepare(self, frame: np.ndarray) -> np.ndarray:
         """uint8 RGB (H, W, 3) -> uint8 (64, 64, 3), squashed (aspect ratio not kept) with PIL's box filter."""
         return np.asarray(Image.fromarray(frame).resize((SIZE, SIZE), Image.Resampling.BOX))
 
     def caption(self, items: np.ndarray) -> list[str]:
         """uint8 (B, 2, 64, 64, 3), earlier frame first -> B captions."""
-        if items.ndim != 5 or items.shape[1:] != (len(self.context), SIZE, SIZE, 3) or items.dtype != np.uint8:
-            raise ValueError(f"expected uint8 (B, 2, {SIZE}, {SIZE}, 3), found {items.dtype} {items.shape}")
+        check_items(items, len(self.context), SIZE, SIZE)
         return [_describe(earlier.astype(np.float32), now.astype(np.float32)) for earlier, now in items]
 
     def recipe(self) -> dict[str, Any]:
