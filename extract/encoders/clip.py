@@ -7,7 +7,6 @@ device. Features are the towers' projected outputs, not L2-normalised.
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from functools import cached_property, lru_cache
 from importlib.metadata import version
@@ -23,6 +22,7 @@ from torchvision.transforms import Compose, Normalize, ToTensor
 
 from extract.config import ClipConfig
 from extract.encoders.contract import Rows
+from extract.encoders.digests import state_digest
 from shared.names import unknown_name
 
 MAX_ASPECT = 64
@@ -197,15 +197,6 @@ def _enliven(model: torch.nn.Module) -> torch.nn.Module:
                 fan_in = parameter.shape[0] if name.endswith("proj") else parameter[0].numel()
                 parameter.normal_(std=fan_in**-0.5)
     return model
-
-
-def state_digest(model: torch.nn.Module) -> str:
-    """sha256 over names and bytes of all weights, in the order of their names."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(tensor.detach().cpu().float().numpy()).data)
-    return digest.hexdigest()
 
 
 def _activation(model: torch.nn.Module) -> str:

@@ -21,15 +21,14 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from extract.encoders.digests import file_sha256, params_sha256
 from extract.encoders.videoprism_checkpoint import (
     ARCHITECTURES,
     Architecture,
     CheckpointError,
     expected_shapes,
-    file_sha256,
     init_params,
     load_checkpoint,
-    params_sha256,
     resolve_checkpoint,
     save_checkpoint,
 )

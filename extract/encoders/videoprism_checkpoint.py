@@ -7,7 +7,6 @@ so that a checkpoint can be inspected without a device.
 
 from __future__ import annotations
 
-import hashlib
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -164,21 +163,6 @@ def init_params(arch: Architecture, seed: int) -> dict[str, np.ndarray]:
     for key, (shape, std) in sorted(_leaves(arch).items()):
         params[key] = rng.standard_normal(shape, np.float32) * np.float32(std) if std else np.zeros(shape, np.float32)
     return params
-
-
-def params_sha256(params: Mapping[str, np.ndarray]) -> str:
-    """Hash of the weights themselves (key, shape, dtype and bytes, in key order), for weights that have no file."""
-    digest = hashlib.sha256()
-    for key, value in sorted(params.items()):
-        digest.update(f"{key} {value.shape} {value.dtype.str}\n".encode())
-        digest.update(np.ascontiguousarray(value).data)
-    return digest.hexdigest()
-
-
-def file_sha256(path: str | Path) -> str:
-    """Hash of a checkpoint file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save_checkpoint(path: str | Path, params: Mapping[str, np.ndarray]) -> None:

@@ -16,8 +16,9 @@ from PIL import Image
 from extract.config import CaptionerConfig, ClipConfig, find_preset
 from extract.encoders import build_encoder, build_encoders
 from extract.encoders.captioners import build_captioner
-from extract.encoders.clip import ClipImageEncoder, ClipModel, load_clip, model_transform, split_transform, state_digest
+from extract.encoders.clip import ClipImageEncoder, ClipModel, load_clip, model_transform, split_transform
 from extract.encoders.contract import TimelineEncoder, WindowEncoder
+from extract.encoders.digests import state_digest
 from extract.encoders.text import TextEncoder
 from extract.video import open_video
 from tests.extract.support import SHARED_VIDEOS, needs_shared_videos

@@ -18,6 +18,7 @@ from PIL import Image
 
 from extract.encoders import videoprism, videoprism_checkpoint, videoprism_model
 from extract.encoders.contract import WindowEncoder
+from extract.encoders.digests import file_sha256
 from extract.encoders.videoprism import (
     ARCHITECTURES,
     CheckpointError,
@@ -553,7 +554,7 @@ def test_encoder_runs_from_a_file(tmp_path):
     assert encoder.trained is True
     recipe = encoder.recipe()
     assert recipe["weights"] == "tiny.npz"
-    assert recipe["weights_sha256"] == videoprism_checkpoint.file_sha256(path)
+    assert recipe["weights_sha256"] == file_sha256(path)
     assert str(tmp_path) not in json.dumps(recipe)
     clips = random_video(16)[None]
     np.testing.assert_array_equal(encoder.encode_clips(clips), tiny_encoder().encode_clips(clips))

@@ -1,0 +1,134 @@
+"""MiniGPT-4 and MiniGPT-v2 as captioners: picture -> image tokens -> batched generation -> sentence."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import PIL
+import torch
+from PIL import Image
+
+from extract.config import CaptionerConfig
+from extract.encoders.captioners.contract import check_items
+from extract.encoders.digests import files_sha256
+from extract.encoders.minigpt.checkpoint import lora_tensors, read_file
+from extract.encoders.minigpt.decoding import decoding_of, frame_digest
+from extract.encoders.minigpt.files import Files, find_files
+from extract.encoders.minigpt.generation import SlotGenerator
+from extract.encoders.minigpt.llm import load_llm
+from extract.encoders.minigpt.prompt import answer, conversation, load_tokenizer, stop_sequences, tokenize
+from extract.encoders.minigpt.tiny import tiny_folder
+from extract.encoders.minigpt.variants import find_variant
+from extract.encoders.minigpt.vision import MiniGptVision
+
+VISION_BATCH = 8
+CALL_FACTOR = 4  # frames per call over slots: the more, the less often slots run empty at the end of a call
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+class MiniGptCaptioner:
+    """One variant with its weights.
+
+    Attributes:
+        variant: sizes and prompt.
+        prompt: what is asked, as text and tokens.
+        generator: the batched language half.
+        batch_size: frames per call, several times the number of slots that generate at once.
+    """
+
+    context = (0,)
+
+    def __init__(self, config: CaptionerConfig) -> None:
+        """Load.
+
+        Raises:
+            ValueError: files missing, broken or of another variant; unknown decoding, dtype or quantisation.
+        """
+        self.variant = find_variant(config.name)
+        self.trained = self.variant.trained
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._dtype = _dtype(config.dtype, self._device)
+        self._quantize = config.quantize
+        self.batch_size = CALL_FACTOR * config.batch_size
+        self._decoding = decoding_of(config.decoding, max_new_tokens=config.max_new_tokens, seed=config.seed)
+        text = conversation(self.variant, config.prompt)
+        weights = config.weights
+        if weights is None and not self.variant.trained:
+            weights = str(tiny_folder(self.variant))
+        files = find_files(self.variant, weights)
+        self._tokenizer = load_tokenizer(files.llm)
+        self.prompt = tokenize(self._tokenizer, text)
+        self.vision = MiniGptVision.from_original(files.eva, files.blip2, files.checkpoint, self.variant)
+        self.vision.place(self._device, self._dtype)
+        lora = lora_tensors(read_file(files.checkpoint)) if self.variant.lora_scale is not None else {}
+        llm = load_llm(
+            files.llm, self.variant, lora, device=self._device, dtype=self._dtype, quantize=config.quantize
+        )
+        self.generator = SlotGenerator(
+            llm,
+            self.prompt,
+            self.variant.num_image_tokens,
+            self._decoding,
+            stop_sequences(self._tokenizer, self.variant),
+            num_slots=config.batch_size,
+        )
+        self._files = _digests(files)
+
+    def prepare(self, frame: np.ndarray) -> np.ndarray:
+        """uint8 RGB (H, W, 3) -> uint8 (S, S, 3): the whole picture squashed, PIL bicubic, as the reference."""
+        size = (self.variant.image_size, self.variant.image_size)
+        return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC))
+
+    def caption(self, items: np.ndarray) -> list[str]:
+        """uint8 (B, 1, S, S, 3) -> B captions; equal pictures are captioned once."""
+        size = self.variant.image_size
+        check_items(items, 1, size, size)
+        digests = [frame_digest(item[-1]) for item in items]
+        first = {digest: i for i, digest in reversed(list(enumerate(digests)))}  # digest -> its first item
+        distinct = list(dict.fromkeys(digests))
+        images = self._image_tokens(np.stack([items[first[d], -1] for d in distinct]))
+        tokens = self.generator.generate(images, distinct)
+        captions = {d: answer(self._tokenizer, t) for d, t in zip(distinct, tokens, strict=True)}
+        return [captions[d] for d in digests]
+
+    def recipe(self) -> dict[str, Any]:
+        """Variant, weights, prompt and decoding."""
+        return {
+            "captioner": self.variant.name,
+            "version": 1,
+            "weights": self._files,
+            "prompt": self.prompt.text,
+            "decoding": self._decoding.recipe(),
+            "size": self.variant.image_size,
+            "resize": "pillow bicubic, squash",
+            "dtype": str(self._dtype).removeprefix("torch."),
+            "quantize": self._quantize,
+            "versions": {"pillow": PIL.__version__} | {n: version(n) for n in ("torch", "transformers")},
+        }
+
+    def _image_tokens(self, pictures: np.ndarray) -> torch.Tensor:
+        """uint8 (n, S, S, 3) -> (n, num_image_tokens, D), in batches of one fixed size."""
+        parts = []
+        with torch.inference_mode():
+            for start in range(0, len(pictures), VISION_BATCH):
+                batch = torch.from_numpy(pictures[start : start + VISION_BATCH])
+                padding = batch[-1:].expand(VISION_BATCH - len(batch), -1, -1, -1)
+                tokens = self.vision.encode(torch.cat([batch, padding]).to(self._device))
+                parts.append(tokens[: len(batch)])
+        return torch.cat(parts)
+
+
+def _digests(files: Files) -> dict[str, str]:
+    """File name (below the folder's name for a language model) -> sha256."""
+    paths = files.all()
+    return {path.name: digest for path, digest in zip(paths, files_sha256(paths), strict=True)}
+
+
+def _dtype(name: str, device: str) -> torch.dtype:
+    if name == "auto":
+        return torch.float16 if device == "cuda" else torch.float32
+    if name not in _DTYPES:
+        raise ValueError(f"caption dtype must be auto, {', '.join(_DTYPES)}, found {name!r}")
+    return _DTYPES[name]
