@@ -53,7 +53,8 @@ def run(
         typer.Option(help="float32 or bfloat16 for all encoders. [default: float32 on CPU, 16 bit on GPU]"),
     ] = None,
     captioner: Annotated[
-        str | None, typer.Option(help="Who writes the captions: offline, or hf-hub:OWNER/NAME. [default: the preset's]")
+        str | None,
+        typer.Option(help="minigpt4-vicuna-7b, other variants (see doctor), hf-hub:OWNER/NAME, server, or offline."),
     ] = None,
     caption_weights: Annotated[Path | None, typer.Option(help="Folder with the captioner's files.")] = None,
     caption_prompt: Annotated[str | None, typer.Option(help="What it is asked. [default: its own question]")] = None,
@@ -130,12 +131,66 @@ def captions(
     dataset: Dataset,
     cache: Cache = None,
     video: Annotated[str | None, typer.Option(help="Only this video id.")] = None,
-    csv: Annotated[Path | None, typer.Option(help="Write a CSV (video, frame, time_s, caption) instead.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write a .csv or .parquet (video, frame, time_s, caption) instead.")
+    ] = None,
 ) -> None:
-    """List the captions in a cache, frame by frame."""
-    from extract import commands
+    """List the captions in a cache, frame by frame, or write them to a file."""
+    from extract import caption_commands
 
-    raise typer.Exit(commands.captions(dataset, cache=cache, video=video, csv=csv))
+    raise typer.Exit(caption_commands.captions(dataset, cache=cache, video=video, file=out))
+
+
+@app.command()
+def recaption(
+    dataset: Dataset,
+    file: Annotated[Path, typer.Option("--from", help="The .csv or .parquet of 'captions --out', edited.")],
+    cache: Cache = None,
+    preset: Annotated[str | None, typer.Option(help="Whose CLIP. [default: the cache's]")] = None,
+    clip_model: Annotated[str | None, typer.Option(help="Any open_clip model name. [default: the cache's]")] = None,
+    clip_weights: Annotated[str | None, typer.Option(help="open_clip pretrained tag or local file.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16. [default: as in run]")] = None,
+    long_captions: Annotated[
+        str | None, typer.Option(help="Beyond CLIP's 77 tokens: truncate or chunk-mean. [default: the cache's]")
+    ] = None,
+) -> None:
+    """Replace the captions of a cache by those of a file and encode them again; no video is read.
+
+    The file has one row for every captioned frame of every video. Safe to interrupt and to repeat.
+    """
+    from extract import caption_commands
+
+    options = {
+        "clip_model": clip_model,
+        "clip_weights": clip_weights,
+        "dtype": dtype,
+        "long_captions": long_captions,
+    }
+    raise typer.Exit(caption_commands.recaption(dataset, file=file, cache=cache, preset=preset, options=options))
+
+
+@app.command()
+def doctor(
+    captioner: Annotated[str, typer.Option(help="Captioner to look into, as for run.")],
+    caption_weights: Annotated[Path | None, typer.Option(help="Folder with its files.")] = None,
+    caption_tokens: Annotated[int | None, typer.Option(min=1, help="Longest caption, in tokens.")] = None,
+    caption_batch: Annotated[int, typer.Option(min=1, help="Frames captioned at once.")] = 32,
+    caption_server: Annotated[str | None, typer.Option(help="URL of an OpenAI-compatible server.")] = None,
+    caption_server_model: Annotated[str | None, typer.Option(help="Model on that server.")] = None,
+) -> None:
+    """Say what a captioner needs: files that are there, files that are missing and where to get them, memory."""
+    from extract import doctor as commands
+    from extract.config import CaptionerConfig
+
+    config = CaptionerConfig(
+        captioner,
+        weights=str(caption_weights) if caption_weights else None,
+        max_new_tokens=caption_tokens,
+        batch_size=caption_batch,
+        server=caption_server,
+        server_model=caption_server_model,
+    )
+    raise typer.Exit(commands.captioner(config))
 
 
 @app.command()

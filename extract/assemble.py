@@ -81,6 +81,7 @@ class Assembly:
         error: set when a value of this video was refused (not finite, float16 overflow, changed file).
         complete: every row and the completion markers are on disk.
         num_windows: windows the video turned out to have.
+        captions: captions of the rows written so far.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Assembly:
         self.error: CacheError | None = None
         self.complete = False
         self.num_windows = 0
+        self.captions: list[str] = []
         self._cache, self._writes = cache, writes
         self._missing = dict.fromkeys(job.streams, 0)
         self._rows: dict[str, list[tuple[int, Rows]]] = {s: [] for s in job.streams}  # one row each, not yet final
@@ -136,6 +138,8 @@ class Assembly:
             self._write(stream, join_rows([r[1] for r in ready]), frames)
 
     def _write(self, stream: str, rows: Rows, frames: np.ndarray | None) -> None:
+        self.captions += rows.captions or ()
+
         def append() -> None:
             if stream not in self._writers:
                 self._writers[stream] = self._cache.writer(

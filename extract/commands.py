@@ -33,7 +33,7 @@ GO_ON = "What is complete stays complete; run the same command again to go on."
 out = Console(markup=False, highlight=False, soft_wrap=True)
 
 
-def _explained(command: Callable[..., int]) -> Callable[..., int]:
+def explained(command: Callable[..., int]) -> Callable[..., int]:
     """Errors that a user can mend end as one message and status 2, not as a traceback."""
 
     @wraps(command)
@@ -58,7 +58,7 @@ def _explained(command: Callable[..., int]) -> Callable[..., int]:
     return explained
 
 
-@_explained
+@explained
 def run(
     dataset: str,
     *,
@@ -73,10 +73,11 @@ def run(
     options: Mapping[str, Any],
 ) -> int:
     """``extract run``."""
-    signal.signal(signal.SIGTERM, _as_interrupt)
+    signal.signal(signal.SIGTERM, as_interrupt)
     from extract.config import find_preset, with_options
     from extract.encoders import build_encoders
     from extract.encoders.captioners import check_captioner
+    from extract.encoders.captioners.quality import CaptionCounts
 
     made_with = _made_with(preset, like, options)
     config = with_options(find_preset(made_with["preset"]), **made_with["options"])
@@ -99,6 +100,9 @@ def run(
     recipes = {s: e.recipe() for s, e in encoders.items()}
     ledger = FailureLedger(url)
     jobs, summary = plan_jobs(manifest, store, recipes, ledger, overwrite=replace, retry_failed=retry_failed)
+    if "text" in encoders:
+        tower = encoders["text"].tower  # type: ignore[union-attr]
+        summary.captions = CaptionCounts(tower.num_tokens, tower.context_length, tower.long_captions)
     untrained = sorted(s for s, e in encoders.items() if not e.trained)
     err.print(
         f"{manifest.name}: {len(manifest.videos)} videos, {len(summary.skipped)} already complete, {len(jobs)} to do; "
@@ -127,7 +131,7 @@ def run(
     return summary.exit_status
 
 
-@_explained
+@explained
 def status(dataset: str, *, cache: str | None, root: Path | None) -> int:
     """``extract status``: 0 if everything is complete, else 1."""
     from extract.show import print_status
@@ -138,7 +142,7 @@ def status(dataset: str, *, cache: str | None, root: Path | None) -> int:
     return print_status(out, manifest, store, FailureLedger(url).failures())
 
 
-@_explained
+@explained
 def verify(dataset: str, *, cache: str | None) -> int:
     """``extract verify``: 0 if all is well, 1 if something is damaged."""
     url = cache_of(dataset, cache)
@@ -155,38 +159,7 @@ def verify(dataset: str, *, cache: str | None) -> int:
     return 1 if problems else 0
 
 
-@_explained
-def captions(dataset: str, *, cache: str | None, video: str | None, csv: Path | None) -> int:
-    """``extract captions``."""
-    import pandas as pd
-
-    store = FeatureCache.open(cache_of(dataset, cache))
-    ids = store.video_ids()
-    if video is not None and video not in ids:
-        raise CacheError(
-            f"no video {video!r} in {store.url}; there are: {', '.join(ids[:10])}{' ...' * (len(ids) > 10)}"
-        )
-    rows: list[tuple[str, int, float, str]] = []
-    for name in [video] if video else ids:
-        if "text" not in store.streams(name):
-            continue
-        data, info = store.read(name, "text"), store.info(name)
-        assert info is not None
-        assert data.frames is not None
-        assert data.captions is not None
-        rows += [(name, int(f), float(info.pts[f]), c) for f, c in zip(data.frames, data.captions, strict=True)]
-    if csv is not None:
-        pd.DataFrame(rows, columns=["video", "frame", "time_s", "caption"]).to_csv(csv, index=False)
-        out.print(f"{len(rows)} captions -> {csv}")
-        return 0
-    if not rows:
-        err.print(f"no captions in {store.url}")
-    for name, frame, time_s, caption in rows:
-        out.print(f"{name}  frame {frame:>6}  {time_s:8.2f} s  {caption}")
-    return 0
-
-
-@_explained
+@explained
 def demo(root: Path, seed: int) -> int:
     """``extract demo``."""
     _render(root, seed)
@@ -230,10 +203,10 @@ def _load(dataset: str, root: Path | None, render: bool = True, cached: Collecti
 
 def _render(root: Path, seed: int) -> None:
     from extract.demo import render_demo
-    from extract.show import RenderDisplay
+    from extract.show import StepDisplay
 
-    with RenderDisplay(err) as display:
-        render_demo(root, seed=seed, progress=display.rendered)
+    with StepDisplay(err, "rendering", "demo videos") as display:
+        render_demo(root, seed=seed, progress=display.reached)
 
 
 def _stream_names(text: str, known: tuple[str, ...], option: str) -> tuple[str, ...]:
@@ -246,9 +219,10 @@ def _stream_names(text: str, known: tuple[str, ...], option: str) -> tuple[str, 
     return names
 
 
-def _as_interrupt(number: int, frame: FrameType | None) -> NoReturn:
+def as_interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    """Handler of SIGTERM: what Ctrl-C does."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     raise KeyboardInterrupt
 
 
-__all__ = ["captions", "demo", "run", "status", "verify"]
+__all__ = ["demo", "run", "status", "verify"]

@@ -10,6 +10,8 @@ from typing import Any
 from shared.names import unknown_name
 from shared.windows import WindowSpec
 
+LONG_CAPTIONS = ("truncate", "chunk-mean")
+
 
 @dataclass(frozen=True)
 class VideoPrismConfig:
@@ -103,6 +105,19 @@ class ExtractConfig:
     window: WindowSpec = field(default_factory=WindowSpec)
     thumbnails: bool = False
 
+    def __post_init__(self) -> None:
+        check_long_captions(self.long_captions)
+
+
+def check_long_captions(choice: str) -> None:
+    """Refuse a choice for long captions that there is not.
+
+    Raises:
+        ValueError: names the ones there are.
+    """
+    if choice not in LONG_CAPTIONS:
+        raise ValueError(f"--long-captions takes {' or '.join(LONG_CAPTIONS)}, found {choice!r}")
+
 
 PRESETS: Mapping[str, ExtractConfig] = MappingProxyType(
     {
@@ -113,9 +128,19 @@ PRESETS: Mapping[str, ExtractConfig] = MappingProxyType(
             ClipConfig("tiny", weights=None, seed=0, batch_size=32),
             thumbnails=True,
         ),
-        "base": ExtractConfig("base"),
+        # The same, captioned by the MiniGPT-4 code on random weights in the published formats: proves that path.
+        "tiny-minigpt": ExtractConfig(
+            "tiny-minigpt",
+            VideoPrismConfig("tiny", seed=0, frame_batch=32, window_batch=8),
+            ClipConfig("tiny", weights=None, seed=0, batch_size=32),
+            CaptionerConfig("minigpt4-tiny", max_new_tokens=60),
+            thumbnails=True,
+        ),
+        "base": ExtractConfig("base", captioner=CaptionerConfig("minigpt4-vicuna-7b")),
         # VideoPrism-L is trained on 8 frames; with 16 samples its temporal table is interpolated, as its authors do.
-        "large": ExtractConfig("large", VideoPrismConfig("large", frame_batch=8)),
+        "large": ExtractConfig(
+            "large", VideoPrismConfig("large", frame_batch=8), captioner=CaptionerConfig("minigpt4-vicuna-7b")
+        ),
     }
 )
 
@@ -147,6 +172,7 @@ def with_options(config: ExtractConfig, **options: Any) -> ExtractConfig:
         video, clip_ = replace(config.video, dtype=given["dtype"]), replace(config.clip, dtype=given["dtype"])
         config = replace(config, video=video, clip=clip_)
     captioner = {"name": given["captioner"]} if "captioner" in given else {}
+    captioner |= {"dtype": given["dtype"]} if "dtype" in given else {}
     captioner |= {k.removeprefix("caption_"): v for k, v in given.items() if k.startswith("caption_")}
     if captioner:
         config = replace(config, captioner=replace(config.captioner, **captioner))

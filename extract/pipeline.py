@@ -20,6 +20,7 @@ import numpy as np
 
 from extract.assemble import Assembly, WriteThread
 from extract.decode import DecodeAhead, Event, Failed, Finished, Job, Opened
+from extract.encoders.captioners.quality import CaptionCounts
 from extract.encoders.contract import Rows, TimelineEncoder, WindowEncoder
 from extract.plan import Item, TimelinePacker, WindowPacker
 from extract.video import VideoError, open_video, read_source, source_stamp
@@ -45,6 +46,7 @@ class Summary:
         done, skipped: ids of videos completed now, and complete before.
         failed: id -> why, for videos that failed now or earlier and were not tried again.
         gaps: path of a frame folder done now -> pictures it lacks (the nearest earlier one stands in).
+        captions: counts what is wrong with the captions written now, where somebody asked for it.
         seconds: stage -> busy wall seconds ("decode" summed over workers, "waiting": encoders waiting for frames).
     """
 
@@ -53,6 +55,7 @@ class Summary:
     failed: dict[str, Failure] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     gaps: dict[str, int] = field(default_factory=dict)
+    captions: CaptionCounts | None = None
     num_frames: int = 0
     num_windows: int = 0
     wall_s: float = 0.0
@@ -186,6 +189,8 @@ def run(
             ledger.resolve(name)
         summary.done.append(name)
         summary.num_windows += assembly.num_windows
+        if summary.captions is not None:
+            summary.captions.add(name, assembly.captions)
         if assembly.info is not None:
             summary.num_frames += assembly.info.num_frames
             if assembly.info.missing_frames:

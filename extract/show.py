@@ -26,6 +26,7 @@ from extract.pipeline import Summary, Watcher
 from shared.cache import FeatureCache
 from shared.ledger import Failure
 from shared.manifest import Manifest
+from shared.recipe import fingerprint
 
 LOG_EVERY_S = 30.0
 
@@ -103,14 +104,14 @@ class RunDisplay(Watcher):
             )
 
 
-class RenderDisplay:
-    """Progress of the demo renderer."""
+class StepDisplay:
+    """Progress of something that is done one by one: ``verb`` ("rendering") says what, ``things`` to what."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    def __init__(self, console: Console, verb: str, things: str) -> None:
+        self._console, self._verb, self._things = console, verb, things
         self._progress = Progress(
             SpinnerColumn(),
-            TextColumn("rendering demo videos"),
+            TextColumn(f"{verb} {things}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
@@ -120,18 +121,18 @@ class RenderDisplay:
         )
         self._task: TaskID | None = None
 
-    def __enter__(self) -> RenderDisplay:
+    def __enter__(self) -> StepDisplay:
         self._progress.start()
         return self
 
     def __exit__(self, *exc: Any) -> None:
         self._progress.stop()
 
-    def rendered(self, done: int, total: int) -> None:
-        """``done`` of ``total`` videos are rendered."""
+    def reached(self, done: int, total: int) -> None:
+        """``done`` of ``total`` are done."""
         if self._task is None:
-            self._console.print(f"rendering {total} demo videos")
-            self._task = self._progress.add_task("render", total=total)
+            self._console.print(f"{self._verb} {total} {self._things}")
+            self._task = self._progress.add_task(self._verb, total=total)
         self._progress.update(self._task, completed=done)
 
 
@@ -158,6 +159,8 @@ def print_summary(console: Console, summary: Summary, url: str, retry: str) -> N
         console.print(
             f"{len(summary.gaps)} frame folders lack pictures; the nearest earlier one stands in: {some}{more}"
         )
+    for line in summary.captions.lines() if summary.captions is not None else ():
+        console.print(line)
     if summary.failed:
         console.print(f"Failures are kept in {ledger_place(url)}. Try them again with: {retry}")
     console.print(f"cache: {url}")
@@ -167,12 +170,16 @@ def print_status(console: Console, manifest: Manifest, cache: FeatureCache, fail
     """Completeness per stream and every failed video. Returns 0 if all is complete, else 1."""
     complete: Counter[str] = Counter()
     frames = windows = gaps = 0
-    done, untouched, recipes = 0, [], {}
+    done, untouched = 0, []
+    recipes: dict[str, dict[str, Any]] = {}  # stream -> recipe of the last video that has it
+    ways: dict[str, Counter[str]] = {}  # stream -> fingerprint -> videos
     names = list(cache.window.samples)
     for video in manifest.videos:
         streams = cache.streams(video.id)
         complete.update(streams.keys())
         recipes.update(streams)
+        for name, recipe in streams.items():
+            ways.setdefault(name, Counter())[fingerprint(recipe)] += 1
         if streams:
             info = cache.info(video.id)
             assert info is not None
@@ -191,6 +198,15 @@ def print_status(console: Console, manifest: Manifest, cache: FeatureCache, fail
         words = " ".join(str(recipe[k]) for k in ("encoder", "architecture", "model", "weights") if k in recipe)
         table.add_row(name, f"{complete[name]}/{total}", words)
     console.print(table)
+    if isinstance(captioner := recipes.get("text", {}).get("captioner"), dict):
+        digest = f" (sha256 {captioner['sha256'][:12]})" if captioner.get("captioner") == "file" else ""
+        console.print(f"captions by {captioner.get('captioner')}{digest}")
+    mixed = {name: ", ".join(map(str, found.values())) for name, found in ways.items() if len(found) > 1}
+    for name, counts in mixed.items():
+        console.print(
+            f"stream {name} was made in {len(ways[name])} ways ({counts} videos), which training refuses: repeat the "
+            f"command that was interrupted, or extract with --overwrite {name}"
+        )
     gone = [f for v, f in failures.items() if v in {video.id for video in manifest.videos}]
     for failure in gone:
         console.print(f"failed  {failure.path}: {failure.stage}: {failure.message} (attempts: {failure.attempts})")
@@ -200,7 +216,7 @@ def print_status(console: Console, manifest: Manifest, cache: FeatureCache, fail
         console.print(
             f"not extracted yet: {len(untouched)} ({', '.join(untouched[:5])}{' ...' * (len(untouched) > 5)})"
         )
-    return 0 if done == total else 1
+    return 0 if done == total and not mixed else 1
 
 
 def ledger_place(url: str) -> str:

@@ -43,7 +43,12 @@ def build_encoder(stream: str, config: ExtractConfig) -> TimelineEncoder | Windo
     if stream == "text":
         from extract.encoders.text import TextEncoder
 
-        return TextEncoder(build_captioner(config.captioner), load_clip(config.clip), thumbnails=config.thumbnails)
+        return TextEncoder(
+            build_captioner(config.captioner),
+            load_clip(config.clip),
+            thumbnails=config.thumbnails,
+            long_captions=config.long_captions,
+        )
     raise ValueError(f"unknown stream {stream!r} (streams: {', '.join(config.window.samples)})")
 
 

@@ -27,7 +27,7 @@ HELP_SCRIPT = """
 import sys
 from typer.testing import CliRunner
 from extract.__main__ import app
-for words in ([], ["run"], ["status"], ["verify"], ["captions"], ["demo"]):
+for words in ([], ["run"], ["status"], ["verify"], ["captions"], ["recaption"], ["demo"]):
     result = CliRunner().invoke(app, [*words, "--help"])
     assert result.exit_code == 0, result.output
     assert "Usage" in result.output
@@ -75,7 +75,10 @@ def test_the_module_is_a_program() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["clips", "--preset", "tniy"], "unknown preset 'tniy'; did you mean 'tiny'? (known: base, large, tiny)"),
+        (
+            ["clips", "--preset", "tniy"],
+            "unknown preset 'tniy'; did you mean 'tiny'? (known: base, large, tiny, tiny-minigpt)",
+        ),
         (["dmeo", "--preset", "tiny"], "unknown data set 'dmeo'; did you mean 'demo'?"),
         (
             ["clips", "--preset", "tiny", "--streams", "imgae"],
@@ -88,6 +91,10 @@ def test_the_module_is_a_program() -> None:
         ),
         (["clips", "--preset", "tiny", "--captioner", "ofline"], "unknown captioner 'ofline'; did you mean 'offline'?"),
         (["clips", "--preset", "tiny", "--sampling", "middle"], "one of centers, endpoints, found 'middle'"),
+        (
+            ["clips", "--preset", "tiny", "--long-captions", "chunks"],
+            "--long-captions takes truncate or chunk-mean, found 'chunks'",
+        ),
         (
             ["clips", "--preset", "tiny", "--clip-model", "ViT-B32"],
             "unknown CLIP model 'ViT-B32'; did you mean 'ViT-B-32'?",
@@ -142,10 +149,15 @@ def test_run_status_verify_captions(tiny: Cli, cli: Cli, videos: Path) -> None:
     captions = cache.read("1.mp4", "text").captions
     assert captions is not None
     assert [line.split(" s  ")[1] for line in listed] == captions
-    assert cli("captions", "clips", "--csv", "all.csv").exit_code == 0
-    frame = pd.read_csv("all.csv")
-    assert list(frame.columns) == ["video", "frame", "time_s", "caption"]
-    np.testing.assert_allclose(frame.time_s, frame.frame / 30, atol=1e-3)
+    for file, read in (("all.csv", pd.read_csv), ("all.parquet", pd.read_parquet)):
+        assert f"-> {file}" in cli("captions", "clips", "--out", file).output
+        frame = read(file)
+        assert list(frame.columns) == ["video", "frame", "time_s", "caption"]
+        assert frame.caption[frame.video == "1.mp4"].tolist() == captions
+        np.testing.assert_allclose(frame.time_s, frame.frame / 30, atol=1e-3)
+    assert f"\ncaptions: {len(frame)}\n" in first.output  # all is well with them; each was counted once
+    refused = cli("captions", "clips", "--out", "all.txt")
+    assert (refused.exit_code, "ends in .csv or .parquet, found 'all.txt'" in refused.output) == (2, True)
     unknown = cli("captions", "clips", "--video", "2.mp4")
     assert (unknown.exit_code, "there are: 0.mp4, 1.mp4" in unknown.output) == (2, True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -12,13 +13,15 @@ from PIL import Image
 
 from extract.config import CaptionerConfig
 from extract.encoders.captioners.contract import check_items
+from extract.encoders.captioners.endpoint import check_server
 from extract.encoders.digests import files_sha256
 from extract.encoders.minigpt.checkpoint import lora_tensors, read_file
 from extract.encoders.minigpt.decoding import decoding_of, frame_digest
-from extract.encoders.minigpt.files import Files, find_files
+from extract.encoders.minigpt.files import Files, check_files, find_files
 from extract.encoders.minigpt.generation import SlotGenerator
-from extract.encoders.minigpt.llm import load_llm
-from extract.encoders.minigpt.prompt import answer, conversation, load_tokenizer, stop_sequences, tokenize
+from extract.encoders.minigpt.llm import check_quantize, load_llm
+from extract.encoders.minigpt.prompt import conversation, cut_answer, decode, load_tokenizer, stop_sequences, tokenize
+from extract.encoders.minigpt.remote import RemoteGenerator, read_embeddings
 from extract.encoders.minigpt.tiny import tiny_folder
 from extract.encoders.minigpt.variants import find_variant
 from extract.encoders.minigpt.vision import MiniGptVision
@@ -62,18 +65,32 @@ class MiniGptCaptioner:
         self.prompt = tokenize(self._tokenizer, text)
         self.vision = MiniGptVision.from_original(files.eva, files.blip2, files.checkpoint, self.variant)
         self.vision.place(self._device, self._dtype)
-        lora = lora_tensors(read_file(files.checkpoint)) if self.variant.lora_scale is not None else {}
-        llm = load_llm(
-            files.llm, self.variant, lora, device=self._device, dtype=self._dtype, quantize=config.quantize
-        )
-        self.generator = SlotGenerator(
-            llm,
-            self.prompt,
-            self.variant.num_image_tokens,
-            self._decoding,
-            stop_sequences(self._tokenizer, self.variant),
-            num_slots=config.batch_size,
-        )
+        stops = stop_sequences(self._tokenizer, self.variant)
+        self.generator: SlotGenerator | RemoteGenerator
+        if config.server is not None:
+            self.generator = RemoteGenerator(
+                config.server,
+                config.server_model,
+                read_embeddings(files.llm),
+                self.prompt,
+                self._decoding,
+                sorted({"".join(stop).replace("▁", "") for stop in self.variant.stops}),
+                dtype=self._dtype,
+            )
+        else:
+            lora = lora_tensors(read_file(files.checkpoint)) if self.variant.lora_scale is not None else {}
+            llm = load_llm(
+                files.llm, self.variant, lora, device=self._device, dtype=self._dtype, quantize=config.quantize
+            )
+            self.generator = SlotGenerator(
+                llm,
+                self.prompt,
+                self.variant.num_image_tokens,
+                self._decoding,
+                stops,
+                num_slots=config.batch_size,
+            )
+        self._model = self.generator.endpoint.model if isinstance(self.generator, RemoteGenerator) else None
         self._files = _digests(files)
 
     def prepare(self, frame: np.ndarray) -> np.ndarray:
@@ -89,8 +106,9 @@ class MiniGptCaptioner:
         first = {digest: i for i, digest in reversed(list(enumerate(digests)))}  # digest -> its first item
         distinct = list(dict.fromkeys(digests))
         images = self._image_tokens(np.stack([items[first[d], -1] for d in distinct]))
-        tokens = self.generator.generate(images, distinct)
-        captions = {d: answer(self._tokenizer, t) for d, t in zip(distinct, tokens, strict=True)}
+        answers: Sequence[list[int] | str] = self.generator.generate(images, distinct)
+        texts = [a if isinstance(a, str) else decode(self._tokenizer, a) for a in answers]
+        captions = {digest: cut_answer(text) for digest, text in zip(distinct, texts, strict=True)}
         return [captions[d] for d in digests]
 
     def recipe(self) -> dict[str, Any]:
@@ -105,6 +123,7 @@ class MiniGptCaptioner:
             "resize": "pillow bicubic, squash",
             "dtype": str(self._dtype).removeprefix("torch."),
             "quantize": self._quantize,
+            **({"language_model_on": "server", "model": self._model} if self._model else {}),
             "versions": {"pillow": PIL.__version__} | {n: version(n) for n in ("torch", "transformers")},
         }
 
@@ -120,10 +139,34 @@ class MiniGptCaptioner:
         return torch.cat(parts)
 
 
-def _digests(files: Files) -> dict[str, str]:
-    """File name (below the folder's name for a language model) -> sha256."""
-    paths = files.all()
-    return {path.name: digest for path, digest in zip(paths, files_sha256(paths), strict=True)}
+def check_config(config: CaptionerConfig) -> None:
+    """Refuse what could not work, without loading or downloading anything.
+
+    Raises:
+        ValueError: unknown decoding, dtype or quantisation; unusable prompt; files that only people can fetch are
+            missing.
+    """
+    variant = find_variant(config.name)
+    decoding_of(config.decoding, max_new_tokens=config.max_new_tokens, seed=config.seed)
+    conversation(variant, config.prompt)
+    _dtype(config.dtype, "cpu")
+    if config.quantize is not None:
+        check_quantize(config.quantize)
+    if config.server is not None:
+        check_server(config.server)
+        if variant.lora_scale is not None or config.quantize is not None:
+            what = f"captioner {variant.name}" if variant.lora_scale is not None else "--caption-quantize"
+            raise ValueError(f"{what} does not go with --caption-server, whose weights are as they are served")
+    if variant.trained or config.weights is not None:
+        check_files(variant, config.weights)
+
+
+def _digests(files: Files) -> dict[str, dict[str, str]]:
+    """Role -> file name -> sha256."""
+    roles = files.by_role()
+    paths = list(dict.fromkeys(path for group in roles.values() for path in group))
+    digests = dict(zip(paths, files_sha256(paths), strict=True))
+    return {role: {path.name: digests[path] for path in group} for role, group in roles.items()}
 
 
 def _dtype(name: str, device: str) -> torch.dtype:

@@ -6,7 +6,7 @@ ignored. A needed tensor that is missing or of another shape is an error with it
 
 from __future__ import annotations
 
-import pickle
+import json
 import re
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -42,16 +42,22 @@ def read_file(path: Path) -> dict[str, torch.Tensor]:
     try:
         # The format before torch 1.6 is no zip archive and cannot be mapped.
         content = torch.load(path, map_location="cpu", mmap=zipfile.is_zipfile(path), weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except Exception as error:  # damage comes to light as anything from an IndexError to a failed assertion
         raise CheckpointError(
             f"{path} cannot be read as a torch checkpoint of plain tensors (cut off, or not the published file?): "
-            f"{reason}"
+            f"{reason(error)}"
         ) from error
     tensors = content.get("model", content) if isinstance(content, Mapping) else None
     if not isinstance(tensors, Mapping) or not any(isinstance(v, torch.Tensor) for v in tensors.values()):
         raise CheckpointError(f"{path} holds no tensors by name; expected a state dict, or one under the key 'model'")
     return {str(k): v for k, v in tensors.items() if isinstance(v, torch.Tensor)}
+
+
+def reason(error: Exception) -> str:
+    """What an error of ``torch.load`` says in short, without its advice to execute what is in the file."""
+    text = str(error).partition("WeightsUnpickler error:")[2] or str(error)
+    lines = [line.strip() for line in text.splitlines() if line.strip() and "weights_only" not in line]
+    return lines[0].partition(". ")[0] if lines else type(error).__name__
 
 
 def read_blip2_folder(folder: Path) -> dict[str, torch.Tensor]:
@@ -64,11 +70,8 @@ def read_blip2_folder(folder: Path) -> dict[str, torch.Tensor]:
     """
     from safetensors import SafetensorError, safe_open
 
-    shards = sorted(folder.glob("*.safetensors"))
-    if not shards:
-        raise CheckpointError(f"{folder} has no .safetensors file; expected a download of {BLIP2_REPO}")
-    tensors = {}
-    for shard in shards:
+    tensors: dict[str, torch.Tensor] = {}
+    for shard in blip2_shards(folder):
         try:
             with safe_open(shard, framework="pt") as file:
                 keys = [k for k in file.keys() if k.removeprefix("model.").startswith(_HUB_PREFIXES)]  # noqa: SIM118
@@ -76,6 +79,26 @@ def read_blip2_folder(folder: Path) -> dict[str, torch.Tensor]:
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{shard} cannot be read as safetensors: {error}") from error
     return tensors
+
+
+def blip2_shards(folder: Path) -> list[Path]:
+    """The safetensors files of a transformers BLIP-2 folder that hold its vision half, by its index.
+
+    Raises:
+        CheckpointError: no safetensors in the folder, or an index that cannot be read.
+    """
+    index = folder / "model.safetensors.index.json"
+    shards = sorted(folder.glob("*.safetensors"))
+    if index.is_file():
+        try:
+            weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            held = {file for key, file in weight_map.items() if key.removeprefix("model.").startswith(_HUB_PREFIXES)}
+        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+            raise CheckpointError(f"{index} cannot be read: {error!r}") from error
+        shards = [folder / file for file in sorted(held)]
+    if not shards:
+        raise CheckpointError(f"{folder} has no .safetensors file; expected a download of {BLIP2_REPO}")
+    return shards
 
 
 # ------------------------------------------------------------------ naming
@@ -154,16 +177,23 @@ def bridge_tensors(tensors: Tensors, variant: Variant, file: Path) -> dict[str, 
 
 
 def lora_tensors(tensors: Tensors) -> dict[tuple[int, str, str], torch.Tensor]:
-    """(layer, "q" or "v", "A" or "B") -> LoRA matrix of a MiniGPT-v2 checkpoint."""
-    found = ((_LORA.fullmatch(key), value) for key, value in tensors.items())
-    return {(int(m[1]), m[2], m[3]): value for m, value in found if m}
+    """(layer, "q" or "v", "A" or "B") -> LoRA matrix of a MiniGPT-v2 checkpoint.
+
+    Raises:
+        CheckpointError: LoRA of other matrices, which no published checkpoint has.
+    """
+    found = {key: _LORA.fullmatch(key) for key in tensors if ".lora_" in key}
+    other = [key for key, match in found.items() if match is None]
+    if other:
+        raise CheckpointError(f"LoRA weights are known for q_proj and v_proj only, found {_some(other)}")
+    return {(int(m[1]), m[2], m[3]): tensors[key] for key, m in found.items() if m}
 
 
 # ------------------------------------------------------------------ checking
 
 
 def select(tensors: Tensors, expected: Mapping[str, tuple[int, ...]], where: str) -> dict[str, torch.Tensor]:
-    """Exactly the expected tensors, as float32.
+    """Exactly the expected tensors, as float32 copies.
 
     Args:
         expected: name -> shape.
@@ -174,7 +204,9 @@ def select(tensors: Tensors, expected: Mapping[str, tuple[int, ...]], where: str
     """
     missing = [name for name in expected if name not in tensors]
     if missing:
-        raise CheckpointError(f"{where}: {len(missing)} of {len(expected)} needed tensors are missing: {_some(missing)}")
+        raise CheckpointError(
+            f"{where}: {len(missing)} of {len(expected)} needed tensors are missing: {_some(missing)}"
+        )
     wrong = [
         f"{name} {tuple(tensors[name].shape)} instead of {shape}"
         for name, shape in expected.items()
@@ -182,7 +214,8 @@ def select(tensors: Tensors, expected: Mapping[str, tuple[int, ...]], where: str
     ]
     if wrong:
         raise CheckpointError(f"{where}: {len(wrong)} tensors have another shape: {_some(wrong)}")
-    values = {name: tensors[name].to(torch.float32) for name in expected}
+    # Copies: what stayed mapped would change, or end the process, when its file is written anew.
+    values = {name: tensors[name].to(torch.float32, copy=True) for name in expected}
     broken = [name for name, value in values.items() if not torch.isfinite(value).all()]
     if broken:
         raise CheckpointError(f"{where}: values that are not finite in {_some(broken)}")

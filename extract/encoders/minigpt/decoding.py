@@ -1,7 +1,7 @@
 """How the next token is chosen: greedy, or the reference's sampling with one random stream per frame.
 
-Everything here works row by row. The choice in a row depends on that row's logits, on what that row has generated and on
-its own random numbers, so a caption does not depend on its batch neighbours or on where a run was interrupted.
+Everything here works row by row. The choice in a row depends on that row's logits, on what that row has generated and
+on its own random numbers, so a caption does not depend on its batch neighbours or on where a run was interrupted.
 """
 
 from __future__ import annotations

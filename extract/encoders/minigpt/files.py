@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from extract.encoders.minigpt.checkpoint import CheckpointError
+from extract.encoders.minigpt.checkpoint import CheckpointError, blip2_shards
 from extract.encoders.minigpt.variants import BLIP2, BLIP2_REPO, EVA, Published, Variant
 
 BLIP2_FOLDER = BLIP2_REPO.partition("/")[2]
@@ -47,17 +45,15 @@ class Files:
     checkpoint: Path
     llm: Path
 
-    def all(self) -> list[Path]:
-        """Every file that is read, folders expanded to weights and tokenizer."""
-        found = []
-        for path in dict.fromkeys(p for p in (self.eva, self.blip2, self.checkpoint, self.llm) if p is not None):
-            if path.is_dir():
-                found += sorted(
-                    p for p in path.iterdir() if p.suffix in (".safetensors", ".bin", ".model") or p.name == "config.json"
-                )
-            else:
-                found.append(path)
-        return found
+    def by_role(self) -> dict[str, list[Path]]:
+        """Every file that is read: role -> files."""
+        roles: dict[str, list[Path]] = {}
+        for role, path in (("vision", self.eva), ("Q-Former", self.blip2), ("projection", self.checkpoint)):
+            if path is not None:
+                roles[role] = blip2_shards(path) if path.is_dir() else [path]
+        weights = sorted(self.llm.glob("*.safetensors")) or sorted(self.llm.glob("*.bin"))
+        tokenizer = [p for name in ("tokenizer.model", "tokenizer.json") if (p := self.llm / name).is_file()][:1]
+        return roles | {"language model": [*weights, *tokenizer]}
 
 
 def weights_home() -> Path:
@@ -83,15 +79,26 @@ def parts_of(variant: Variant) -> list[Part]:
     return parts
 
 
+def check_files(variant: Variant, weights: str | None) -> None:
+    """Refuse to start where a piece is neither in the folder nor on the hub; nothing is downloaded.
+
+    Raises:
+        CheckpointError: no such folder; the missing pieces, with where they are published.
+    """
+    folder = _folder(weights)
+    missing = [part for part in parts_of(variant) if part.repo is None and part.find(folder) is None]
+    if missing:
+        raise CheckpointError(_explain(variant, folder, [(part, "not on the Hugging Face hub") for part in missing]))
+
+
 def find_files(variant: Variant, weights: str | None) -> Files:
     """All pieces; what the folder lacks is taken from the hub (downloaded once) where it is published there.
 
     Raises:
         CheckpointError: pieces that are neither in the folder nor to be had from the hub, all named at once.
     """
-    folder = weights_folder(weights)
-    if weights and not folder.is_dir():
-        raise CheckpointError(f"no folder {folder}; --caption-weights takes the folder with MiniGPT's files")
+    check_files(variant, weights)
+    folder = _folder(weights)
     found: dict[str, Path] = {}
     problems = []
     for part in parts_of(variant):
@@ -100,16 +107,30 @@ def find_files(variant: Variant, weights: str | None) -> Files:
             try:
                 path = _from_hub(part, variant)
             except CheckpointError as error:
-                problems.append(f"  {part.role}: {part.published.file}, published at {part.published.url}\n    {error}")
+                problems.append((part, str(error)))
                 continue
         found[part.role] = path
     if problems:
-        raise CheckpointError(
-            f"{variant.name} needs files that are not in {folder} and could not be had from the Hugging Face hub:\n"
-            + "\n".join(problems)
-            + f"\nSee: python -m extract doctor --captioner {variant.name}"
-        )
+        raise CheckpointError(_explain(variant, folder, problems))
     return Files(found["vision"], found.get("Q-Former"), found["projection"], found["language model"])
+
+
+def _folder(weights: str | None) -> Path:
+    folder = weights_folder(weights)
+    if weights and not folder.is_dir():
+        raise CheckpointError(f"no folder {folder}; --caption-weights takes the folder with MiniGPT's files")
+    return folder
+
+
+def _explain(variant: Variant, folder: Path, missing: list[tuple[Part, str]]) -> str:
+    """What is missing, why, and what to do."""
+    lines = [f"  {p.role}: {p.published.file}, published at {p.published.url} ({why})" for p, why in missing]
+    return (
+        f"captioner {variant.name} needs files that are not in {folder}:\n"
+        + "\n".join(lines)
+        + f"\nPut them there, or give their folder with --caption-weights; `python -m extract doctor --captioner "
+        f"{variant.name}` shows what is there. Without them: --captioner offline, or another captioner."
+    )
 
 
 def _from_hub(part: Part, variant: Variant) -> Path:
@@ -118,15 +139,13 @@ def _from_hub(part: Part, variant: Variant) -> Path:
     Raises:
         CheckpointError: not on the hub, no network, no access.
     """
-    if part.repo is None:
-        raise CheckpointError("it is not on the Hugging Face hub")
+    assert part.repo is not None
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         if part.repo == BLIP2_REPO:
-            wanted = ("vision_model.",) if part.role == "vision" else ("vision_model.", "qformer.", "query_tokens")
-            return _blip2_shards(wanted)
+            return _blip2_download()
         if part.role == "language model":
             return _llm_snapshot(part.repo)
         file = variant.checkpoint.repo_file or part.published.file
@@ -136,15 +155,14 @@ def _from_hub(part: Part, variant: Variant) -> Path:
         raise CheckpointError(f"{part.repo}: {reason}") from error
 
 
-def _blip2_shards(prefixes: Sequence[str]) -> Path:
-    """Download the shards of BLIP-2 that hold tensors of these prefixes; returns their folder."""
+def _blip2_download() -> Path:
+    """Download the shards of BLIP-2 that hold its vision half; returns their folder."""
     from huggingface_hub import hf_hub_download
 
-    index = Path(hf_hub_download(BLIP2_REPO, "model.safetensors.index.json"))
-    weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    for shard in sorted({f for key, f in weight_map.items() if key.removeprefix("model.").startswith(tuple(prefixes))}):
-        hf_hub_download(BLIP2_REPO, shard)
-    return index.parent
+    folder = Path(hf_hub_download(BLIP2_REPO, "model.safetensors.index.json")).parent
+    for shard in blip2_shards(folder):
+        hf_hub_download(BLIP2_REPO, shard.name)
+    return folder
 
 
 def _llm_snapshot(repo: str) -> Path:

@@ -86,13 +86,15 @@ class SlotCache(Cache):
 
     def __init__(self, num_layers: int, num_slots: int, num_positions: int) -> None:
         self.place: Place
-        super().__init__(layers=[SlotLayer(self, num_slots, num_positions) for _ in range(num_layers)])
+        self._slot_layers = [SlotLayer(self, num_slots, num_positions) for _ in range(num_layers)]
+        super().__init__(layers=list(self._slot_layers))
 
     def spread(self, num_positions: int) -> None:
         """Copy the first positions of slot 0 to all slots."""
-        for layer in self.layers:
-            layer.keys[:, :, :num_positions] = layer.keys[:1, :, :num_positions].clone()
-            layer.values[:, :, :num_positions] = layer.values[:1, :, :num_positions].clone()
+        for layer in self._slot_layers:
+            for buffer in (layer.keys, layer.values):
+                assert buffer is not None
+                buffer[:, :, :num_positions] = buffer[:1, :, :num_positions].clone()
 
 
 @dataclass
@@ -240,9 +242,7 @@ class SlotGenerator:
         self.counts.steps += 1
         return tokens.tolist()
 
-    def _run(
-        self, embeddings: torch.Tensor, rows: torch.Tensor, positions: torch.Tensor, length: int
-    ) -> torch.Tensor:
+    def _run(self, embeddings: torch.Tensor, rows: torch.Tensor, positions: torch.Tensor, length: int) -> torch.Tensor:
         """Embeddings (R, n, D) at ``positions`` (R, n) of slots ``rows`` -> hidden states (R, n, D)."""
         self._cache.place = Place(rows, positions, length)
         mask = torch.arange(length, device=self._device) <= positions[:, None, :, None]  # (R, 1, n, length)

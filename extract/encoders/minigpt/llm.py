@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM
 
-from extract.encoders.minigpt.checkpoint import CheckpointError
+from extract.encoders.minigpt.checkpoint import CheckpointError, reason
 from extract.encoders.minigpt.variants import VARIANTS, Variant
+from extract.encoders.quiet import quiet
 
 BITS: Mapping[str, int] = {"int8": 8, "int4": 4}
 Lora = Mapping[tuple[int, str, str], torch.Tensor]
@@ -34,14 +36,26 @@ def load_llm(
         check_quantize(quantize)
     check_folder(folder, variant)
     try:
-        llm, report = LlamaForCausalLM.from_pretrained(
-            str(folder), dtype=dtype, attn_implementation="sdpa", local_files_only=True, output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"the language model in {folder} cannot be read: {error}") from error
+        with quiet():
+            loaded: Any = LlamaForCausalLM.from_pretrained(
+                str(folder),
+                dtype=dtype,
+                attn_implementation="sdpa",
+                local_files_only=True,
+                ignore_mismatched_sizes=True,  # they are in the report, and refused below by name
+                output_loading_info=True,
+            )
+    except Exception as error:  # damage comes to light as anything, see ``read_file``
+        raise CheckpointError(f"the language model in {folder} cannot be read: {reason(error)}") from error
+    llm, report = loaded
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise CheckpointError(f"{folder} lacks {len(missing)} tensors of the language model: {', '.join(missing[:4])}")
+    if report["mismatched_keys"]:
+        wrong = [
+            f"{k} {tuple(found)} instead of {tuple(shape)}" for k, found, shape in sorted(report["mismatched_keys"])
+        ]
+        raise CheckpointError(f"{folder}: {len(wrong)} tensors have another shape: {', '.join(wrong[:4])}")
     if variant.lora_scale is not None:
         merge_lora(llm, lora, variant.lora_scale)
     if quantize is not None:
@@ -57,15 +71,20 @@ def check_folder(folder: Path, variant: Variant) -> None:
     """
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"no language model in {folder}: expected config.json, weights and tokenizer there")
-    config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
+    try:
+        config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder / 'config.json'} is no model configuration: {reason(error)}") from error
     if not isinstance(config, LlamaConfig):
         raise CheckpointError(f"{folder} holds a {config.model_type} model; {variant.name} needs {variant.llm.file}")
-    size = (config.hidden_size, config.num_hidden_layers)
-    if size != (variant.llm_size.width, variant.llm_size.num_layers):
-        fits = [v.name for v in VARIANTS.values() if (v.llm_size.width, v.llm_size.num_layers) == size]
+    # The vocabulary is not compared: some copies of Vicuna have a padding token more.
+    size = (config.hidden_size, config.num_hidden_layers, config.intermediate_size)
+    sizes = {v.name: (v.llm_size.width, v.llm_size.num_layers, v.llm_size.mlp) for v in (*VARIANTS.values(), variant)}
+    if size != sizes[variant.name]:
+        fits = [name for name, published in sizes.items() if published == size]
         raise CheckpointError(
-            f"{folder} is not the language model of {variant.name}: expected width and layers "
-            f"{(variant.llm_size.width, variant.llm_size.num_layers)}, found {size}. "
+            f"{folder} is not the language model of {variant.name}: expected width, layers and MLP width "
+            f"{sizes[variant.name]}, found {size}. "
             + (f"It fits --captioner {' or '.join(fits)}." if fits else "It fits no variant known here.")
         )
 

@@ -80,7 +80,11 @@ def stop_sequences(tokenizer: Any, variant: Variant) -> list[tuple[int, ...]]:
     return [(tokenizer.eos_token_id,), *known]
 
 
-def answer(tokenizer: Any, tokens: list[int]) -> str:
-    """Generated token ids -> caption, cut as the reference cuts it."""
-    text = tokenizer.decode(tokens, skip_special_tokens=True)
+def decode(tokenizer: Any, tokens: list[int]) -> str:
+    """Generated token ids -> text."""
+    return tokenizer.decode(tokens, skip_special_tokens=True)
+
+
+def cut_answer(text: str) -> str:
+    """Generated text -> caption, cut as the reference cuts it."""
     return text.split("###")[0].split("Assistant:")[-1].strip()

@@ -17,6 +17,7 @@ import torch
 
 from extract.encoders.minigpt.files import weights_home
 from extract.encoders.minigpt.variants import BLIP2, EVA, Variant
+from extract.encoders.quiet import quiet
 
 VERSION = 1
 END_GAIN = 1.8  # how much louder the end-of-text token is than others: captions then end at different lengths
@@ -28,6 +29,7 @@ _SENTENCES = (
     "The picture is dark, with a bright light in the background. There are several cars and buildings.",
     "Give the following image: You will be able to see the image once I provide it to you. Please answer my questions.",
     "Describe this image in detail. [INST] please describe this image [/INST] [caption] ###Human: ###Assistant:",
+    "a##b##c##d##e##f##g ### h ### i ###Human###Assistant###Human###Assistant###Human###Assistant",
 )
 
 
@@ -80,7 +82,10 @@ def original_state(variant: Variant, seed: int = 0) -> dict[str, dict[str, torch
         for i in range(llm.num_layers):
             for name in "qv":
                 key = f"llama_model.base_model.model.model.layers.{i}.self_attn.{name}_proj.lora_"
-                checkpoint |= {f"{key}A.default.weight": draw(4, llm.width), f"{key}B.default.weight": draw(llm.width, 4)}
+                checkpoint |= {
+                    f"{key}A.default.weight": draw(4, llm.width),
+                    f"{key}B.default.weight": draw(llm.width, 4),
+                }
     return {EVA.file: eva, BLIP2.file: blip2, variant.checkpoint.file: checkpoint}
 
 
@@ -114,7 +119,8 @@ def write_llm(folder: Path, variant: Variant, seed: int = 0) -> None:
                 # Loud attention, so that what is in the picture decides the words.
                 parameter.copy_(draw(*parameter.shape, gain=2.0 if "_proj" in name else 1.0))
         llm.lm_head.weight[config.eos_token_id] *= END_GAIN
-    llm.save_pretrained(folder)
+    with quiet():
+        llm.save_pretrained(folder)
     (folder / "tokenizer.model").write_bytes(_tokenizer(size.vocabulary))
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer"}))
 
@@ -171,7 +177,6 @@ def _tokenizer(vocabulary: int) -> bytes:
         remove_extra_whitespaces=False,
         allow_whitespace_only_pieces=True,
         split_digits=True,
-        user_defined_symbols=["##"],
         unk_id=0,
         bos_id=1,
         eos_id=2,
@@ -180,5 +185,3 @@ def _tokenizer(vocabulary: int) -> bytes:
         minloglevel=2,
     )
     return model.getvalue()
-
-

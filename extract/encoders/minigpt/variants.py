@@ -1,7 +1,8 @@
 """The published variants: sizes, prompts, and which file holds what.
 
-Sizes and keys are those of the MiniGPT-4 repository's configurations ``minigpt4_vicuna0.yaml``, ``minigpt4_llama2.yaml``
-and ``minigpt_v2.yaml``. The toys differ in size only; they prove the same code without a download.
+Sizes and keys are those of the MiniGPT-4 repository's configurations ``minigpt4_vicuna0.yaml``,
+``minigpt4_llama2.yaml`` and ``minigpt_v2.yaml``. The toys differ in size only; they prove the same code without a
+download.
 """
 
 from __future__ import annotations
@@ -133,9 +134,7 @@ class Variant:
         return self.qformer.width if self.qformer else self.concat * self.vision.width
 
 
-_VICUNA_7B = Published(
-    "vicuna-7b", "https://huggingface.co/Vision-CAIR/vicuna-7b", 13.5, "Vision-CAIR/vicuna-7b"
-)
+_VICUNA_7B = Published("vicuna-7b", "https://huggingface.co/Vision-CAIR/vicuna-7b", 13.5, "Vision-CAIR/vicuna-7b")
 _LLAMA2 = Published(
     "Llama-2-7b-chat-hf",
     "https://huggingface.co/meta-llama/Llama-2-7b-chat-hf (gated: accept its licence, then log in)",

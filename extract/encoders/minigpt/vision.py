@@ -57,7 +57,7 @@ class MiniGptVision(nn.Module):
                 num_attention_heads=size.num_heads,
                 image_size=variant.image_size,
                 patch_size=size.patch,
-                attn_implementation="sdpa",
+                attn_implementation="sdpa",  # type: ignore[call-arg]
             )
         )
         self.vit.post_layernorm.eps = LN_VISION_EPS
@@ -73,7 +73,7 @@ class MiniGptVision(nn.Module):
                     encoder_hidden_size=size.width,
                     cross_attention_frequency=2,
                     use_qformer_text_input=False,
-                    attn_implementation="sdpa",
+                    attn_implementation="sdpa",  # type: ignore[call-arg]
                 )
             )
             self.query_tokens = nn.Parameter(torch.empty(1, qformer.num_queries, qformer.width))
@@ -188,5 +188,9 @@ def _qformer_state(source: Path) -> dict[str, torch.Tensor]:
     else:
         tensors = read_file(source)
         state = {f"qformer.{k}": v for k, v in rename_qformer(tensors).items()}
-        norms = {f"vit.post_layernorm.{k}": tensors[f"ln_vision.{k}"] for k in ("weight", "bias") if f"ln_vision.{k}" in tensors}
+        norms = {
+            f"vit.post_layernorm.{k}": tensors[f"ln_vision.{k}"]
+            for k in ("weight", "bias")
+            if f"ln_vision.{k}" in tensors
+        }
     return state | norms | {k: v for k, v in tensors.items() if k == "query_tokens"}

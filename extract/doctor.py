@@ -1,0 +1,85 @@
+"""``extract doctor``: what a captioner needs, before anything is downloaded or loaded."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from extract.commands import explained, out
+from extract.config import CaptionerConfig
+
+
+@explained
+def captioner(config: CaptionerConfig) -> int:
+    """``extract doctor --captioner``: 0 if a run could start now, 1 if something is missing, 2 for a bad choice."""
+    from extract.encoders.captioners import build_captioner, check_captioner
+    from extract.encoders.minigpt.variants import VARIANTS
+
+    if config.name in VARIANTS:
+        return _diagnose_minigpt(out, config)
+    # The others have no parts to tell apart: whether they work is seen by making one.
+    check_captioner(config)
+    made = build_captioner(config)
+    out.print(f"{config.name}: ready")
+    for key, value in made.recipe().items():
+        out.print(f"  {key}: {value}")
+    return 0
+
+
+def _diagnose_minigpt(console: Console, config: CaptionerConfig) -> int:
+    from extract.encoders.minigpt.doctor import inspect, memory
+    from extract.encoders.minigpt.files import weights_folder
+    from extract.encoders.minigpt.llm import BITS
+    from extract.encoders.minigpt.variants import find_variant
+
+    variant = find_variant(config.name)
+    findings = inspect(variant, config.weights)
+    if variant.trained or config.weights:
+        console.print(f"{variant.name}: files in {weights_folder(config.weights)}")
+    else:
+        console.print(f"{variant.name}: a toy with random weights, made on first use")
+    for found in findings:
+        published = found.part.published
+        size = _size(found.num_bytes) if found.path else f"about {_size(published.size_gb * 1e9)}"
+        if found.problem:
+            state = "NOT USABLE"
+        elif found.path:
+            state = "found" if found.path.name == published.file else f"found ({found.path.name})"
+        elif found.cached:
+            state = f"in the cache of the Hugging Face hub ({found.part.repo})"
+        elif found.on_hub:
+            state = f"missing; a run downloads it from {found.part.repo}"
+        else:
+            state = "MISSING"
+        console.print(f"  {found.part.role:<16}{published.file:<34}{size:<15}{state}")
+    for found in findings:
+        if found.problem:
+            console.print(f"{found.part.role}: {found.problem}")
+        elif not found.ready:
+            console.print(f"{found.part.role}: {found.part.published.file} is published at {found.part.published.url}")
+
+    if not variant.trained:
+        return 0 if all(found.ready for found in findings) else 1
+    slots, limit = config.batch_size, config.max_new_tokens or 300
+    for quantize in (None, *BITS):
+        need = memory(variant, num_slots=slots, max_new_tokens=limit, quantize=quantize)
+        name = f"--caption-quantize {quantize}" if quantize else "float16"
+        console.print(
+            f"GPU memory, {name}: about {need.total / 1e9:.1f} GB (vision {need.vision / 1e9:.1f}, language model "
+            f"{need.llm / 1e9:.1f}, key-value cache {need.cache / 1e9:.1f} for {slots} frames of {limit} tokens at "
+            f"once, rest {need.workspace / 1e9:.1f})"
+        )
+    console.print(f"this machine: {_gpu()}; fewer frames at once: --caption-batch")
+    return 0 if all(found.ready for found in findings) else 1
+
+
+def _size(num_bytes: float) -> str:
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
+
+
+def _gpu() -> str:
+    import torch
+
+    if not torch.cuda.is_available():
+        return "no GPU (on a CPU only the toys are practical)"
+    free, total = torch.cuda.mem_get_info()
+    return f"{torch.cuda.get_device_name()}, {total / 1e9:.0f} GB, {free / 1e9:.0f} GB free"
