@@ -83,7 +83,9 @@ def run(
     config = with_options(find_preset(made_with["preset"]), **made_with["options"])
     wanted = _stream_names(streams, tuple(config.window.samples), "--streams")
     replace = wanted if overwrite == "all" else _stream_names(overwrite, wanted, "--overwrite")
-    check_captioner(config.captioner)
+    find_dataset(dataset)  # a mistyped name is told before anything large is imported
+    if "text" in wanted:
+        check_captioner(config.captioner)
     manifest = _load(dataset, root)
     url = cache_of(dataset, cache)
     store = FeatureCache.create(url, dataset=manifest.name, window=config.window, made_with=made_with)

@@ -26,9 +26,10 @@ def captioner(config: CaptionerConfig) -> int:
 
 
 def _diagnose_minigpt(console: Console, config: CaptionerConfig) -> int:
-    from extract.encoders.minigpt.doctor import inspect, memory
+    from extract.encoders.minigpt.doctor import inspect
     from extract.encoders.minigpt.files import weights_folder
     from extract.encoders.minigpt.llm import BITS
+    from extract.encoders.minigpt.memory import memory
     from extract.encoders.minigpt.variants import find_variant
 
     variant = find_variant(config.name)

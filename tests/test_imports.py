@@ -38,6 +38,7 @@ LAYERS: dict[str, list[set[str]]] = {
             "extract.encoders.minigpt.prompt",
             "extract.encoders.minigpt.decoding",
         },
+        {"extract.encoders.minigpt.memory"},
         {"extract.encoders.minigpt.variants"},
         {"extract.encoders.minigpt"},
         {

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
@@ -16,10 +17,11 @@ from extract.encoders.captioners.contract import check_items
 from extract.encoders.captioners.endpoint import check_server
 from extract.encoders.digests import files_sha256
 from extract.encoders.minigpt.checkpoint import lora_tensors, read_file
-from extract.encoders.minigpt.decoding import decoding_of, frame_digest
+from extract.encoders.minigpt.decoding import Decoding, decoding_of, frame_digest
 from extract.encoders.minigpt.files import Files, check_files, find_files
 from extract.encoders.minigpt.generation import SlotGenerator
 from extract.encoders.minigpt.llm import check_quantize, load_llm
+from extract.encoders.minigpt.memory import check_cpu
 from extract.encoders.minigpt.prompt import conversation, cut_answer, decode, load_tokenizer, stop_sequences, tokenize
 from extract.encoders.minigpt.remote import RemoteGenerator, read_embeddings
 from extract.encoders.minigpt.tiny import tiny_folder
@@ -64,32 +66,9 @@ class MiniGptCaptioner:
         self._tokenizer = load_tokenizer(files.llm)
         self.prompt = tokenize(self._tokenizer, text)
         self.vision = MiniGptVision.from_original(files.eva, files.blip2, files.checkpoint, self.variant)
-        self.vision.place(self._device, self._dtype)
-        stops = stop_sequences(self._tokenizer, self.variant)
-        self.generator: SlotGenerator | RemoteGenerator
-        if config.server is not None:
-            self.generator = RemoteGenerator(
-                config.server,
-                config.server_model,
-                read_embeddings(files.llm),
-                self.prompt,
-                self._decoding,
-                sorted({"".join(stop).replace("▁", "") for stop in self.variant.stops}),
-                dtype=self._dtype,
-            )
-        else:
-            lora = lora_tensors(read_file(files.checkpoint)) if self.variant.lora_scale is not None else {}
-            llm = load_llm(
-                files.llm, self.variant, lora, device=self._device, dtype=self._dtype, quantize=config.quantize
-            )
-            self.generator = SlotGenerator(
-                llm,
-                self.prompt,
-                self.variant.num_image_tokens,
-                self._decoding,
-                stops,
-                num_slots=config.batch_size,
-            )
+        with _enough_memory():
+            self.vision.place(self._device, self._dtype)
+            self.generator = self._language_half(config, files)
         self._model = self.generator.endpoint.model if isinstance(self.generator, RemoteGenerator) else None
         self._files = _digests(files)
 
@@ -102,6 +81,10 @@ class MiniGptCaptioner:
         """uint8 (B, 1, S, S, 3) -> B captions; equal pictures are captioned once."""
         size = self.variant.image_size
         check_items(items, 1, size, size)
+        with _enough_memory():
+            return self._caption(items)
+
+    def _caption(self, items: np.ndarray) -> list[str]:
         digests = [frame_digest(item[-1]) for item in items]
         first = {digest: i for i, digest in reversed(list(enumerate(digests)))}  # digest -> its first item
         distinct = list(dict.fromkeys(digests))
@@ -127,6 +110,27 @@ class MiniGptCaptioner:
             "versions": {"pillow": PIL.__version__} | {n: version(n) for n in ("torch", "transformers")},
         }
 
+    def _language_half(self, config: CaptionerConfig, files: Files) -> SlotGenerator | RemoteGenerator:
+        if config.server is not None:
+            return RemoteGenerator(
+                config.server,
+                config.server_model,
+                read_embeddings(files.llm),
+                self.prompt,
+                self._decoding,
+                sorted({"".join(stop).replace("▁", "") for stop in self.variant.stops}),
+                dtype=self._dtype,
+            )
+        lora = lora_tensors(read_file(files.checkpoint)) if self.variant.lora_scale is not None else {}
+        return SlotGenerator(
+            load_llm(files.llm, self.variant, lora, device=self._device, dtype=self._dtype, quantize=config.quantize),
+            self.prompt,
+            self.variant.num_image_tokens,
+            self._decoding,
+            stop_sequences(self._tokenizer, self.variant),
+            num_slots=config.batch_size,
+        )
+
     def _image_tokens(self, pictures: np.ndarray) -> torch.Tensor:
         """uint8 (n, S, S, 3) -> (n, num_image_tokens, D), in batches of one fixed size."""
         parts = []
@@ -137,6 +141,19 @@ class MiniGptCaptioner:
                 tokens = self.vision.encode(torch.cat([batch, padding]).to(self._device))
                 parts.append(tokens[: len(batch)])
         return torch.cat(parts)
+
+
+@contextmanager
+def _enough_memory() -> Iterator[None]:
+    """Turns a full GPU into advice."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise ValueError(
+            "the GPU has too little memory for this captioner: fewer frames at once (--caption-batch, default 32), a "
+            "smaller language model (--caption-quantize int8 or int4), the streams one by one (--streams text), or the "
+            f"language half on a server (--caption-server). {str(error).splitlines()[0]}"
+        ) from error
 
 
 def check_config(config: CaptionerConfig) -> None:
@@ -159,6 +176,10 @@ def check_config(config: CaptionerConfig) -> None:
             raise ValueError(f"{what} does not go with --caption-server, whose weights are as they are served")
     if variant.trained or config.weights is not None:
         check_files(variant, config.weights)
+    if config.server is None and not torch.cuda.is_available():
+        width = _dtype(config.dtype, "cpu").itemsize
+        tokens = config.max_new_tokens or Decoding.max_new_tokens
+        check_cpu(variant, num_slots=config.batch_size, max_new_tokens=tokens, quantize=config.quantize, width=width)
 
 
 def _digests(files: Files) -> dict[str, dict[str, str]]:

@@ -1,4 +1,4 @@
-"""What a variant needs: which files are there, where the others are published, how much memory it takes."""
+"""Which files of a variant are there, which can be used, and where the others are published."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ from extract.encoders.minigpt.checkpoint import bridge_tensors, read_file
 from extract.encoders.minigpt.files import Part, parts_of, weights_folder
 from extract.encoders.minigpt.llm import check_folder
 from extract.encoders.minigpt.tiny import tiny_folder
-from extract.encoders.minigpt.variants import QFormerSize, Variant, VisionSize
-
-TEXT_TOKENS = 90  # of the conversation around an image, about
-WORKSPACE = 1.0e9  # bytes for activations, about
+from extract.encoders.minigpt.variants import Variant
 
 
 @dataclass(frozen=True)
@@ -47,21 +44,6 @@ class Finding:
         return self.problem is None and (self.path is not None or self.cached)
 
 
-@dataclass(frozen=True)
-class Memory:
-    """Bytes on the GPU: weights of both halves, key-value cache, workspace."""
-
-    vision: float
-    llm: float
-    cache: float
-    workspace: float = WORKSPACE
-
-    @property
-    def total(self) -> float:
-        """All of it."""
-        return self.vision + self.llm + self.cache + self.workspace
-
-
 def inspect(variant: Variant, weights: str | None) -> list[Finding]:
     """Look for every piece, and into those that are quick to read."""
     folder = weights_folder(weights) if variant.trained or weights else tiny_folder(variant)
@@ -81,40 +63,6 @@ def inspect(variant: Variant, weights: str | None) -> list[Finding]:
         cached = path is None and on_hub and _is_cached(part)
         findings.append(Finding(part, path, problem, on_hub, cached))
     return findings
-
-
-def memory(variant: Variant, *, num_slots: int, max_new_tokens: int, quantize: str | None) -> Memory:
-    """Estimate for a GPU in float16, by arithmetic over the sizes."""
-    llm = variant.llm_size
-    outside = 2 * llm.vocabulary * llm.width  # embeddings and output, never quantised
-    per_weight = {None: 2.0, "int8": 1.0, "int4": 0.55}[quantize]  # int4: half a byte and the scales
-    positions = TEXT_TOKENS + variant.num_image_tokens + max_new_tokens
-    bridge = variant.bridge_width * llm.width
-    return Memory(
-        vision=2.0 * (num_vision_parameters(variant.vision) + _num_qformer_parameters(variant) + bridge),
-        llm=2.0 * outside + per_weight * (llm.num_parameters - outside),
-        cache=2.0 * 2 * llm.num_layers * llm.width * positions * (num_slots + 1),
-    )
-
-
-def num_vision_parameters(size: VisionSize) -> int:
-    """Of the ViT with the norm behind it and the position table of the file."""
-    width = size.width
-    block = 4 * width**2 + 2 * width * size.mlp + 4 * width + 4 * width + size.mlp + width
-    embeddings = 3 * size.patch**2 * width + width + (2 + size.table**2) * width
-    return size.num_blocks * block + embeddings + 2 * width
-
-
-def _num_qformer_parameters(variant: Variant) -> int:
-    size: QFormerSize | None = variant.qformer
-    if size is None:
-        return 0
-    width, source = size.width, variant.vision.width
-    own = 4 * (width**2 + width) + 2 * width  # self-attention and its norm
-    cross = 2 * (width**2 + width) + 2 * (source * width + width) + 2 * width
-    mlp = 2 * width * size.mlp + size.mlp + width + 2 * width
-    layers = size.num_layers * (own + mlp) + -(-size.num_layers // 2) * cross
-    return layers + 2 * width + size.num_queries * width
 
 
 def _is_cached(part: Part) -> bool:

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from extract.__main__ import app
 from extract.config import CaptionerConfig, find_preset
 from extract.encoders.captioners import build_captioner, check_captioner
-from extract.encoders.minigpt import doctor, files, tiny
+from extract.encoders.minigpt import files, memory, tiny
 from extract.encoders.minigpt.captioner import MiniGptCaptioner
 from extract.encoders.minigpt.generation import SlotGenerator
 from extract.encoders.minigpt.llm import load_llm
@@ -187,6 +187,23 @@ def test_hub_folder_stands_in_for_the_original_files(copy: Path, frames: np.ndar
     assert list(other.recipe()["weights"]["vision"]) == ["model.safetensors"]
 
 
+def test_a_machine_that_is_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sysconf", lambda name: {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 2**20}[name])
+    with pytest.raises(ValueError, match=r"made for a GPU.*4 GB are there.*--captioner offline"):
+        check_captioner(CaptionerConfig("minigpt4-vicuna-7b"))
+
+
+def test_a_full_gpu_gives_advice(folder: Path, frames: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    captioner = MiniGptCaptioner(config(folder))
+
+    def full(*args: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(captioner.generator, "generate", full)
+    with pytest.raises(ValueError, match=r"--caption-batch.*--caption-quantize.*Tried to allocate 2 GiB"):
+        captioner.caption(items_of(captioner, frames[:1]))
+
+
 # ------------------------------------------------------------------ doctor
 
 
@@ -236,14 +253,14 @@ def test_doctor_of_others(tmp_path: Path) -> None:
 
 def test_memory_estimate_counts_the_published_sizes() -> None:
     variant = VARIANTS["minigpt4-vicuna-7b"]
-    assert doctor.num_vision_parameters(variant.vision) == pytest.approx(985.9e6, rel=1e-3)
+    assert memory.num_vision_parameters(variant.vision) == pytest.approx(985.9e6, rel=1e-3)
     assert variant.llm_size.num_parameters == pytest.approx(6.738e9, rel=1e-3)
     assert VARIANTS["minigpt4-vicuna-13b"].llm_size.num_parameters == pytest.approx(13.016e9, rel=1e-3)
-    full = doctor.memory(variant, num_slots=32, max_new_tokens=300, quantize=None)
-    small = doctor.memory(variant, num_slots=32, max_new_tokens=300, quantize="int4")
+    full = memory.memory(variant, num_slots=32, max_new_tokens=300, quantize=None)
+    small = memory.memory(variant, num_slots=32, max_new_tokens=300, quantize="int4")
     assert full.llm == pytest.approx(2 * 6.738e9, rel=1e-3)
     assert small.llm < 0.35 * full.llm
-    assert small.cache == full.cache == pytest.approx(2 * 2 * 32 * 4096 * (32 + 300 + doctor.TEXT_TOKENS) * 33)
+    assert small.cache == full.cache == pytest.approx(2 * 2 * 32 * 4096 * (32 + 300 + memory.TEXT_TOKENS) * 33)
 
 
 # ------------------------------------------------------------------ language half on a server
