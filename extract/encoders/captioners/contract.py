@@ -1,10 +1,11 @@
-"""What every captioner promises to the text stream, and the check of its input."""
+"""What every captioner promises to the text stream, and what several of them do with frames."""
 
 from __future__ import annotations
 
 from typing import Any, Protocol
 
 import numpy as np
+from PIL import Image
 
 
 class Captioner(Protocol):
@@ -38,6 +39,16 @@ class Captioner(Protocol):
     def recipe(self) -> dict[str, Any]:
         """Everything that determines the words, as plain JSON values; key "captioner" names it."""
         ...
+
+
+def letterbox(frame: np.ndarray, height: int, width: int, resample: Image.Resampling) -> np.ndarray:
+    """uint8 RGB (H, W, 3) -> uint8 (height, width, 3): the whole picture in its proportions, centred on black."""
+    picture = Image.fromarray(frame)
+    scale = min(height / picture.height, width / picture.width)
+    inner = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    framed = Image.new("RGB", (width, height))
+    framed.paste(picture.resize(inner, resample), ((width - inner[0]) // 2, (height - inner[1]) // 2))
+    return np.asarray(framed)
 
 
 def check_items(items: np.ndarray, context: int, height: int, width: int) -> None:

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from extract.config import CaptionerConfig
-from extract.encoders.captioners.contract import check_items
+from extract.encoders.captioners.contract import check_items, letterbox
 from extract.encoders.captioners.hub_files import find_folder, first_line, load_model
 from extract.encoders.digests import state_digest
 from extract.encoders.quiet import quiet
@@ -71,14 +71,10 @@ class HubCaptioner:
 
     def prepare(self, frame: np.ndarray) -> np.ndarray:
         """uint8 RGB (H, W, 3) -> uint8 (h, w, 3): squashed as the processor does it, or letterboxed to a square."""
-        picture, (height, width) = Image.fromarray(frame), self._size
+        height, width = self._size
         if self._squashes:
-            return np.asarray(picture.resize((width, height), self._filter))
-        scale = min(height / picture.height, width / picture.width)
-        inner = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-        framed = Image.new("RGB", (width, height))
-        framed.paste(picture.resize(inner, self._filter), ((width - inner[0]) // 2, (height - inner[1]) // 2))
-        return np.asarray(framed)
+            return np.asarray(Image.fromarray(frame).resize((width, height), self._filter))
+        return letterbox(frame, height, width, self._filter)
 
     def caption(self, items: np.ndarray) -> list[str]:
         """uint8 (B, 1, h, w, 3) -> B captions; items of equal content are captioned once."""

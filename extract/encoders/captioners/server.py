@@ -22,7 +22,7 @@ import PIL
 from PIL import Image
 
 from extract.config import CaptionerConfig
-from extract.encoders.captioners.contract import check_items
+from extract.encoders.captioners.contract import check_items, letterbox
 from extract.encoders.captioners.endpoint import MAX_RETRIES, TIMEOUT_S, Endpoint, Request, check_server, frame_seed
 from shared.names import unknown_name
 
@@ -67,13 +67,7 @@ class ServerCaptioner:
 
     def prepare(self, frame: np.ndarray) -> np.ndarray:
         """uint8 RGB (H, W, 3) -> uint8 (448, 448, 3): the whole picture in its proportions, centred on black."""
-        height, width = frame.shape[:2]
-        scale = SIZE / max(height, width)
-        inner = max(1, round(width * scale)), max(1, round(height * scale))
-        square = Image.new("RGB", (SIZE, SIZE))
-        picture = Image.fromarray(frame).resize(inner, Image.Resampling.BICUBIC)
-        square.paste(picture, ((SIZE - inner[0]) // 2, (SIZE - inner[1]) // 2))
-        return np.asarray(square)
+        return letterbox(frame, SIZE, SIZE, Image.Resampling.BICUBIC)
 
     def caption(self, items: np.ndarray) -> list[str]:
         """uint8 (B, 1, 448, 448, 3) -> B captions, without outer white space; "" where the model wrote nothing.

@@ -96,6 +96,7 @@ class MiniGptCaptioner:
 
     def recipe(self) -> dict[str, Any]:
         """Variant, weights, prompt and decoding."""
+        libraries = ["torch", "transformers", *(["bitsandbytes"] if self._quantize else [])]
         return {
             "captioner": self.variant.name,
             "version": 1,
@@ -107,7 +108,7 @@ class MiniGptCaptioner:
             "dtype": str(self._dtype).removeprefix("torch."),
             "quantize": self._quantize,
             **({"language_model_on": "server", "model": self._model} if self._model else {}),
-            "versions": {"pillow": PIL.__version__} | {n: version(n) for n in ("torch", "transformers")},
+            "versions": {"pillow": PIL.__version__} | {name: version(name) for name in libraries},
         }
 
     def _language_half(self, config: CaptionerConfig, files: Files) -> SlotGenerator | RemoteGenerator:

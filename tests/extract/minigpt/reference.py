@@ -1,8 +1,8 @@
 """The vision half once more, from the formulas: float64, plain tensor algebra, the original names, no transformers.
 
 Sources: EVA-CLIP (Fang et al. 2023; pre-norm ViT of Dosovitskiy et al. 2021 with q and v biases, features before the
-last block), BERT (Devlin et al. 2019; post-norm) for the Q-Former of BLIP-2 (Li et al. 2023), Keys (1981) for the bicubic
-kernel, Hendrycks & Gimpel (2016) for GELU. The names and sizes of tensors are those of ``eva_vit_g.pth``,
+last block), BERT (Devlin et al. 2019; post-norm) for the Q-Former of BLIP-2 (Li et al. 2023), Keys (1981) for the
+bicubic kernel, Hendrycks & Gimpel (2016) for GELU. The names and sizes of tensors are those of ``eva_vit_g.pth``,
 ``blip2_pretrained_flant5xxl.pth`` and the MiniGPT checkpoints.
 
 ``Reference(..., wrong=name)`` makes one of the mistakes of ``WRONG``; the tests show that each would be noticed.

@@ -71,16 +71,13 @@ def assert_same(found: LlamaForCausalLM, expected: LlamaForCausalLM) -> None:
 def beside(llm: LlamaForCausalLM, lora: Lora, scale: float = SCALE) -> LlamaForCausalLM:
     """A float64 copy with x -> W x + scale * B (A x), unmerged."""
     llm = copy.deepcopy(llm).double()
-    for (i, name, part), a in lora.items():
-        if part == "A":
-            b = lora[i, name, "B"].double()
+    for i, name in {key[:2] for key in lora}:
+        a, b = (lora[i, name, part].double() for part in "AB")
 
-            def add(
-                _module: Any, args: Any, out: torch.Tensor, a: torch.Tensor = a.double(), b: torch.Tensor = b
-            ) -> Any:
-                return out + scale * (args[0] @ a.T @ b.T)
+        def add(_module: Any, args: Any, out: torch.Tensor, a: torch.Tensor = a, b: torch.Tensor = b) -> torch.Tensor:
+            return out + scale * (args[0] @ a.T @ b.T)
 
-            getattr(llm.model.layers[i].self_attn, f"{name}_proj").register_forward_hook(add)
+        getattr(llm.model.layers[i].self_attn, f"{name}_proj").register_forward_hook(add)
     return llm
 
 
@@ -202,7 +199,7 @@ def test_another_size_is_refused_with_the_variants_that_fit(folder: Path, asked:
     )
     (folder / "model.safetensors").unlink()
     if size == other:
-        with pytest.raises(CheckpointError, match="cannot be read: .*no file named model.safetensors"):
+        with pytest.raises(CheckpointError, match=r"cannot be read: .*no file named model.safetensors"):
             load(folder, VARIANTS[asked])
         return
     expected, found = (rf"\({s.width}, {s.num_layers}, {s.mlp}\)" for s in (size, other))
@@ -215,7 +212,7 @@ def test_another_size_is_refused_with_the_variants_that_fit(folder: Path, asked:
 def test_a_later_llama_of_the_same_width_is_refused(folder: Path) -> None:
     """Llama 3 8B has the width and the layers of Llama 2 7B."""
     configure(folder, hidden_size=4096, num_hidden_layers=32, intermediate_size=14336, num_key_value_heads=8)
-    with pytest.raises(CheckpointError, match="14336.* It fits no variant known here"):
+    with pytest.raises(CheckpointError, match=r"14336.* It fits no variant known here"):
         load(folder, VARIANTS["minigpt4-llama2"])
 
 
@@ -239,7 +236,7 @@ def test_no_folder_is_said(tmp_path: Path, folder: Path) -> None:
         ):
             load(place)
     (folder / "model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="cannot be read: .*no file named model.safetensors"):
+    with pytest.raises(CheckpointError, match=r"cannot be read: .*no file named model.safetensors"):
         load(folder)
 
 
@@ -273,7 +270,7 @@ def test_broken_weights_are_refused(folder: Path, binary: bool, spoil: Callable[
 def test_a_missing_shard_is_named(folder: Path) -> None:
     to_bin(folder, 3)
     (folder / "pytorch_model-00002-of-00003.bin").unlink()
-    with pytest.raises(CheckpointError, match="pytorch_model-00002-of-00003.bin"):
+    with pytest.raises(CheckpointError, match=r"pytorch_model-00002-of-00003.bin"):
         load(folder)
 
 
