@@ -107,12 +107,14 @@ def build(size: str, folder: Path):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=["tiny", "7b"], default="tiny")
-    parser.add_argument("--frames", type=int, default=96)
+    parser.add_argument("--frames", type=int, default=64)
     parser.add_argument("--slots", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=100, help="longest caption")
     parser.add_argument("--repeats", type=int, default=3, help="interleaved; the ratio is taken within each")
+    parser.add_argument("--threads", type=int, default=1, help="of a CPU; toy matrices gain nothing from more")
     parser.add_argument("--json", type=Path, help="write the figures as flat JSON")
     args = parser.parse_args()
+    torch.set_num_threads(args.threads)
 
     with tempfile.TemporaryDirectory() as folder:
         variant, vision, llm, prompt, stops = build(args.size, Path(folder))
