@@ -139,6 +139,22 @@ def captions(
 
 
 @app.command()
+def doctor(
+    dataset: Annotated[
+        str | None, typer.Option(help="Check a downloaded data set: affwild2, dvd, or a manifest with official labels.")
+    ] = None,
+    root: Root = None,
+    cache: Annotated[str | None, typer.Option(help="Take frame counts from this cache instead of containers.")] = None,
+) -> None:
+    """Say what is there, what is missing and what will be used, without decoding (0 all usable, 1 some, 2 nothing)."""
+    from extract import commands
+
+    if dataset is None:
+        raise typer.BadParameter("say what to check: --dataset affwild2 or --dataset dvd, with --root FOLDER")
+    raise typer.Exit(commands.doctor_dataset(dataset, root=root, cache=cache))
+
+
+@app.command()
 def demo(
     root: Annotated[Path, typer.Option(help="Where to put it.")] = Path("data/demo"),
     seed: Annotated[int, typer.Option(help="Another seed renders another data set.")] = 0,

@@ -196,6 +196,19 @@ def demo(root: Path, seed: int) -> int:
 # ------------------------------------------------------------------ parts
 
 
+@_explained
+def doctor_dataset(dataset: str, *, root: Path | None, cache: str | None) -> int:
+    """``extract doctor --dataset``: 0 all that is there is usable, 1 some is not, 2 nothing is."""
+    from extract.dataset_doctor import examine
+    from extract.show_dataset import print_checkup
+
+    store = FeatureCache.open(cache) if cache is not None else None
+    known = store.paths().values() if store is not None else ()
+    found = examine(load_manifest(find_dataset(dataset), root, cached=known), store)
+    print_checkup(out, found)
+    return found.exit_status
+
+
 def _made_with(preset: str | None, like: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
     """Preset and options of this run; with ``like``, those of another cache where the command line says nothing."""
     given = {k: v for k, v in options.items() if v is not None}
@@ -251,4 +264,4 @@ def _as_interrupt(number: int, frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
-__all__ = ["captions", "demo", "run", "status", "verify"]
+__all__ = ["captions", "demo", "doctor_dataset", "run", "status", "verify"]
