@@ -171,19 +171,31 @@ def recaption(
 
 @app.command()
 def doctor(
-    captioner: Annotated[str, typer.Option(help="Captioner to look into, as for run.")],
+    dataset: Annotated[
+        str | None, typer.Option(help="Check a downloaded data set: affwild2, dvd, or a manifest with official labels.")
+    ] = None,
+    root: Root = None,
+    cache: Annotated[str | None, typer.Option(help="Take frame counts from this cache instead of containers.")] = None,
+    captioner: Annotated[str | None, typer.Option(help="Check a captioner's files and memory; as for run.")] = None,
     caption_weights: Annotated[Path | None, typer.Option(help="Folder with its files.")] = None,
     caption_tokens: Annotated[int | None, typer.Option(min=1, help="Longest caption, in tokens.")] = None,
     caption_batch: Annotated[int, typer.Option(min=1, help="Frames captioned at once.")] = 32,
     caption_server: Annotated[str | None, typer.Option(help="URL of an OpenAI-compatible server.")] = None,
     caption_server_model: Annotated[str | None, typer.Option(help="Model on that server.")] = None,
 ) -> None:
-    """Say what a captioner needs: files that are there, files that are missing and where to get them, memory."""
+    """Say what is there and what is missing: of a data set (0 all usable, 1 some, 2 nothing) or of a captioner.
+
+    Nothing is decoded, downloaded or loaded.
+    """
     from extract import doctor as commands
     from extract.config import CaptionerConfig
 
+    if (dataset is None) == (captioner is None):
+        raise typer.BadParameter("say what to check: --dataset affwild2|dvd with --root FOLDER, or --captioner NAME")
+    if dataset is not None:
+        raise typer.Exit(commands.dataset(dataset, root=root, cache=cache))
     config = CaptionerConfig(
-        captioner,
+        captioner or "",
         weights=str(caption_weights) if caption_weights else None,
         max_new_tokens=caption_tokens,
         batch_size=caption_batch,

@@ -12,6 +12,7 @@ import sys
 import tomllib
 import traceback
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from types import FrameType
@@ -84,13 +85,13 @@ def run(
     wanted = _stream_names(streams, tuple(config.window.samples), "--streams")
     replace = wanted if overwrite == "all" else _stream_names(overwrite, wanted, "--overwrite")
     find_dataset(dataset)  # a mistyped name is told before anything large is imported
+    url = cache_of(dataset, cache)
+    with suppress(CacheError):  # not there yet, or told below
+        _check_preset(FeatureCache.open(url), made_with, replace)
     if "text" in wanted:
         check_captioner(config.captioner)
     manifest = _load(dataset, root)
-    url = cache_of(dataset, cache)
     store = FeatureCache.create(url, dataset=manifest.name, window=config.window, made_with=made_with)
-
-    _check_preset(store, made_with, replace)
 
     from extract.assemble import CacheWriteError
     from extract.pipeline import SystemicFailure, plan_jobs

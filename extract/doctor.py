@@ -1,11 +1,16 @@
-"""``extract doctor``: what a captioner needs, before anything is downloaded or loaded."""
+"""``extract doctor``: what a captioner needs before anything is downloaded, and what of a data set can be used."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from rich.console import Console
 
 from extract.commands import explained, out
 from extract.config import CaptionerConfig
+from shared.cache import FeatureCache
+from shared.datasets import find_dataset
+from shared.manifest import load_manifest
 
 
 @explained
@@ -23,6 +28,19 @@ def captioner(config: CaptionerConfig) -> int:
     for key, value in made.recipe().items():
         out.print(f"  {key}: {value}")
     return 0
+
+
+@explained
+def dataset(name: str, *, root: Path | None, cache: str | None) -> int:
+    """``extract doctor --dataset``: 0 all that is there is usable, 1 some is not, 2 nothing is."""
+    from extract.dataset_doctor import examine
+    from extract.show_dataset import print_checkup
+
+    store = FeatureCache.open(cache) if cache is not None else None
+    known = store.paths().values() if store is not None else ()
+    found = examine(load_manifest(find_dataset(name), root, cached=known), store)
+    print_checkup(out, found)
+    return found.exit_status
 
 
 def _diagnose_minigpt(console: Console, config: CaptionerConfig) -> int:

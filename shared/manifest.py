@@ -17,7 +17,7 @@
     format = "table"                     # columns label [start end] of the table: one row per video or per segment
     [tasks.va]
     format = "affwild2-va"               # or official annotation files, one per track
-    train = "VA/Train_Set/*.txt"
+    train = "VA/Train_Set/*.txt"         # a pattern, or a list of them
     val = "VA/Validation_Set/*.txt"
 
 A bare CSV or a folder of videos is a data set too: ``load_manifest("clips.csv")``. Every problem is reported at once,
@@ -82,12 +82,12 @@ class TaskSource:
 
     Attributes:
         format: name of a label reader of the train stage, or "table".
-        files: split name ("train", "val") -> glob pattern below the root; empty for "table".
+        files: split name ("train", "val") -> glob patterns below the root; empty for "table".
         segments: labelled segments, for "table".
     """
 
     format: str
-    files: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     segments: tuple[Segment, ...] = ()
 
 
@@ -282,7 +282,8 @@ def _read_tasks(raw: Any, segments: Segments | None, problems: Problems) -> dict
             continue
         problems.unknown_keys(where, values, {"format", "train", "val", "test"})
         form = values.get("format")
-        files = {k: str(v) for k, v in values.items() if k != "format"}
+        given = {part: value for part, value in values.items() if part != "format"}
+        files = {part: tuple(value) if isinstance(value, list) else (value,) for part, value in given.items()}
         if not isinstance(form, str):
             problems.add(f"{where} format", 'missing; for example "table", "dvd" or "affwild2-va"')
         elif form == TABLE_FORMAT:
@@ -293,9 +294,9 @@ def _read_tasks(raw: Any, segments: Segments | None, problems: Problems) -> dict
         elif not files:
             problems.add(where, 'expected a pattern of annotation files: train = "..." and, if there is one, val')
         else:
-            for part, pattern in files.items():
-                if not is_pattern_below(pattern):
-                    problems.add(f"{where} {part}", f"expected a pattern below the root, found {pattern!r}")
+            for part, patterns in files.items():
+                if not patterns or not all(map(is_pattern_below, patterns)):
+                    problems.add(f"{where} {part}", f"expected a pattern below the root, found {given[part]!r}")
             tasks[name] = TaskSource(form, files)
     for name, found in (segments or {}).items():
         tasks.setdefault(name, TaskSource(TABLE_FORMAT, {}, found))

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from shared.annotations import IGNORED_NAMES
 from shared.manifest_table import Problems
 
 VIDEO_SUFFIXES = frozenset(
     ".mp4 .avi .mov .mkv .webm .m4v .mpg .mpeg .ts .mts .m2ts .3gp .3g2 .flv .wmv .ogv .mxf .vob".split()  # noqa: SIM905
 )
 IMAGE_SUFFIXES = frozenset([".jpg", ".jpeg", ".png"])
-IGNORED_NAMES = frozenset([".DS_Store", "Thumbs.db", "desktop.ini", "__MACOSX"])
 
 
 def match_videos(patterns: Any, root: Path, problems: Problems) -> list[str]:

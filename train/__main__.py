@@ -7,6 +7,28 @@ from typing import Annotated
 
 import typer
 
+from train.options import (
+    Augment,
+    Autoencode,
+    BatchSize,
+    Cache,
+    Dataset,
+    Device,
+    Epochs,
+    LatestTask,
+    LearningRate,
+    NumFolds,
+    OneRun,
+    Patience,
+    Preset,
+    Root,
+    Runs,
+    Seed,
+    TaskName,
+    WindowLabel,
+)
+from train.study_cli import ablate, audit
+
 app = typer.Typer(
     name="crossgru-train",
     help="Stage 2: train GRU + cross-attention heads on cached features. No video is opened.\n\n"
@@ -20,15 +42,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Dataset = Annotated[str, typer.Argument(help="Name, manifest .toml, table .csv or folder of videos.")]
-Cache = Annotated[str | None, typer.Option(help="Cache path or fsspec URL. [default: caches/DATASET.zarr]")]
-Root = Annotated[Path | None, typer.Option(help="Where the labels are, if not where the manifest says.")]
-Runs = Annotated[Path, typer.Option(help="Folder of runs.")]
-TaskName = Annotated[str, typer.Option("--task", help="violence or va.")]
-OneRun = Annotated[Path | None, typer.Option("--run", help="Run folder. [default: the latest finished run]")]
-LatestTask = Annotated[str | None, typer.Option("--task", help="Latest run of this task, if no --run is given.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-
 
 @app.command()
 def cv(
@@ -38,7 +51,10 @@ def cv(
     root: Root = None,
     runs: Runs = Path("runs"),
     head: Annotated[
-        str, typer.Option(help="cross_gru, cross_gru_literal, concat, video, image or text.")
+        str,
+        typer.Option(
+            help="cross_gru, cross_gru_literal, concat, mean_pool, or any one or two streams (docs/heads.md)."
+        ),
     ] = "cross_gru",
     hidden: Annotated[int | None, typer.Option(min=1, help="GRU width. [default: 64]")] = None,
     head_option: Annotated[
@@ -46,16 +62,22 @@ def cv(
         typer.Option(help="Any field of the head's config, NAME=VALUE; repeatable, e.g. dropout=0.5 mlp=128."),
     ] = None,
     loss: Annotated[
-        str | None, typer.Option(help="focal, cross_entropy (violence); mse, ccc, mse_ccc (va). [default: focal, mse]")
+        str | None,
+        typer.Option(
+            help="focal, cross_entropy (violence); mse, ccc, mse_ccc (va); cross_entropy, focal (expr); bce (au)."
+        ),
     ] = None,
     folds: Annotated[str, typer.Option(help="group, official (train/val) or column (manifest).")] = "group",
-    num_folds: Annotated[int, typer.Option(min=2, help="Number of group folds.")] = 5,
-    epochs: Annotated[int, typer.Option(min=1, help="Most epochs per fold.")] = 30,
-    patience: Annotated[int, typer.Option(min=1, help="Epochs without gain before a fold stops.")] = 6,
-    batch_size: Annotated[int, typer.Option(min=1)] = 8,
-    learning_rate: Annotated[float, typer.Option()] = 3e-4,
-    window_label: Annotated[str | None, typer.Option(help="mean, majority, center, any.")] = None,
-    seed: Annotated[int, typer.Option(help="One seed, one result.")] = 0,
+    num_folds: NumFolds = 5,
+    epochs: Epochs = 30,
+    patience: Patience = 6,
+    batch_size: BatchSize = 8,
+    learning_rate: LearningRate = 3e-4,
+    window_label: WindowLabel = None,
+    preset: Preset = "plain",
+    augment: Augment = None,
+    autoencode: Autoencode = None,
+    seed: Seed = 0,
     baselines: Annotated[bool, typer.Option(help="Also train each stream alone, on the same folds.")] = True,
     permute_labels: Annotated[
         bool, typer.Option(help="Control: exchange labels across groups; must score chance.")
@@ -80,6 +102,9 @@ def cv(
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "window_label": window_label,
+        "preset": preset,
+        "augment": commands.head_options(augment or []),
+        "autoencode": autoencode,
         "seed": seed,
     }
     raise typer.Exit(
@@ -96,6 +121,10 @@ def cv(
             device=device,
         )
     )
+
+
+app.command()(audit)
+app.command()(ablate)
 
 
 @app.command()
@@ -152,6 +181,81 @@ def report(run: OneRun = None, runs: Runs = Path("runs")) -> None:
     from train import commands
 
     raise typer.Exit(commands.report(run=run, runs=runs))
+
+
+@app.command()
+def submit(
+    features: Annotated[
+        str | None, typer.Argument(help="Features of the test videos: a cache (.zarr or URL), or a DATASET.")
+    ] = None,
+    output: Annotated[Path, typer.Option(help="File to write; for violence a new folder.")] = Path("submission"),
+    template: Annotated[
+        Path | None, typer.Option(help="The organisers' example file; for violence their folder of CSVs, if any.")
+    ] = None,
+    run: OneRun = None,
+    task: LatestTask = None,
+    cache: Cache = None,
+    runs: Runs = Path("runs"),
+    raw: Annotated[bool, typer.Option("--raw", help="Without the post-processing that the run has tuned.")] = False,
+    fill_missing: Annotated[
+        bool, typer.Option("--fill-missing", help="Tracks without features get the commonest prediction.")
+    ] = False,
+    label_column: Annotated[
+        str | None, typer.Option(help="Violence: column to fill, Label or Predicted_Label. [default: as the template]")
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Write a challenge submission in the order of the organisers' template, and check it."""
+    from train import submit_commands
+
+    raise typer.Exit(
+        submit_commands.submit(
+            features,
+            template=template,
+            output=output,
+            cache=cache,
+            run=run,
+            task=task,
+            runs=runs,
+            raw=raw,
+            fill_missing=fill_missing,
+            label_column=label_column,
+            device=device,
+        )
+    )
+
+
+@app.command("validate-submission")
+def validate_submission(
+    submission: Annotated[Path, typer.Argument(help="File, or for violence a folder of CSVs.")],
+    task: TaskName,
+    template: Annotated[Path | None, typer.Option(help="What it must match row by row.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Violence: name of the label column.")] = None,
+) -> None:
+    """Check a submission against its template; the first violation is named with its line (exit status 1)."""
+    from train import submit_commands
+
+    raise typer.Exit(
+        submit_commands.validate_submission(submission, task=task, template=template, label_column=label_column)
+    )
+
+
+@app.command()
+def oracle(
+    dataset: Dataset,
+    task: TaskName,
+    size: Annotated[int | None, typer.Option(min=1, help="Frames of a window. [default: the cache's, else 64]")] = None,
+    stride: Annotated[int | None, typer.Option(min=1, help="Frames between windows. [default: the size]")] = None,
+    split: Annotated[str, typer.Option(help="train, val, test or all.")] = "val",
+    cache: Cache = None,
+    root: Root = None,
+) -> None:
+    """What one label per window can reach at best: true window means as the prediction. Needs labels only."""
+    from train import submit_commands
+
+    raise typer.Exit(
+        submit_commands.oracle(dataset, task=task, cache=cache, root=root, size=size, stride=stride, split=split)
+    )
 
 
 if __name__ == "__main__":

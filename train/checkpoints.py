@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from train.config import TrainConfig
 from train.heads import build_head, head_config
@@ -64,7 +65,7 @@ def save_state(state: Mapping[str, Any], file: Path) -> None:
 
 
 def load_state(
-    file: Path, fresh: Mapping[str, Any], model: HeadModel, optimizer: torch.optim.Optimizer, device: str
+    file: Path, fresh: Mapping[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, device: str
 ) -> dict[str, Any]:
     """Read what ``save_state`` wrote, and put model and optimizer back to where they were.
 

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import typer
-from rich.console import Console
 
 from shared.cache import CacheError, FeatureCache
-from shared.datasets import cache_of, dataset_name, find_dataset
-from shared.manifest import Manifest, load_manifest
-from train.checkpoints import RunError
-from train.config import TrainConfig
+from shared.datasets import cache_of
+from train.audit import audit_folds
+from train.command_parts import (
+    err,
+    explained,
+    find_run,
+    open_data,
+    open_tracks,
+    out,
+    run_settings,
+    tell,
+    training_config,
+)
+from train.config import RANDOM_WINDOWS, TrainConfig
 from train.crossval import (
     CrossValidation,
     Split,
@@ -25,7 +32,6 @@ from train.crossval import (
     constant_baseline,
     cross_validate,
     split_windows,
-    summarise,
     untested_frames,
 )
 from train.data import Features, Windows, build_windows, cached_videos, load_features, read_captions, window_rule
@@ -34,40 +40,19 @@ from train.heads import head_class, head_config
 from train.inference import choose_videos, score_tracks, streams_of, unlabelled_tracks
 from train.labels import Track
 from train.loop import pick_device
-from train.losses import loss_for
-from train.runs import Run, baseline_run, create_run, latest_run, open_run, resume_run, run_facts, write_json
+from train.postprocess import apply_all
+from train.priors import prior_line
+from train.runs import Run, baseline_run, create_run, resume_run, run_facts, write_json
 from train.show import CvDisplay, print_cv, print_evaluation, print_predictions
+from train.show_study import leak_words, print_audit
+from train.summary import summarise
 from train.tasks import Task, task_named
-from train.tracks import LabelReport, permute_labels, read_tracks
-
-err = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
-out = Console(markup=False, highlight=False, soft_wrap=True)
+from train.tracks import LabelReport, permute_labels
 
 BASELINE_HEADS = ("video", "image", "text")
 
 
-def _explained(command: Callable[..., int]) -> Callable[..., int]:
-    """Errors that a user can mend end as one message and status 2, not as a traceback."""
-
-    @wraps(command)
-    def explained(*args: Any, **kwargs: Any) -> int:
-        # Heads are small: on a CPU a second thread costs more in waiting than it computes.
-        torch.set_num_threads(1)
-        try:
-            return command(*args, **kwargs)
-        except ValueError as error:
-            err.print(f"error: {error}")
-        except OSError as error:
-            err.print(f"error: {error}" if error.errno is None else f"error: {error.strerror}: {error.filename or ''}")
-        except KeyboardInterrupt:
-            err.print("interrupted")
-            return 130
-        return 2
-
-    return explained
-
-
-@_explained
+@explained
 def cv(
     dataset: str,
     task_name: str,
@@ -83,12 +68,14 @@ def cv(
 ) -> int:
     """``train cv``."""
     task, place = task_named(task_name), pick_device(device)
-    config = _complete(TrainConfig.from_dict(settings), task)
+    config = training_config(settings, task)
     rule = window_rule(task, config.window_label)
-    store, manifest = _open_data(dataset, cache, root)
+    if permuted and config.folds == RANDOM_WINDOWS:
+        raise ValueError("permuted labels are no control on random windows: within a video they can still be copied")
+    store, manifest = open_data(dataset, cache, root)
     heads = (config.head, *(h for h in BASELINE_HEADS if baselines and h != config.head))
     streams = sorted({s for h in heads for s in head_class(h).streams})
-    tracks, labels = _read_tracks(manifest, task, store, streams)
+    tracks, labels = open_tracks(manifest, task, store, streams)
     if permuted:
         tracks = permute_labels(tracks, config.seed)
     features = load_features(store, sorted({t.video_id for t in tracks}), streams)
@@ -96,12 +83,16 @@ def cv(
     folds = assign_folds(config, tracks)
     splits = split_windows(config, tracks, windows, folds)
     facts = run_facts(task, config, manifest, store, features, tracks, labels, folds, permuted)
+    leaks = audit_folds(task, tracks, windows, splits) if config.folds == RANDOM_WINDOWS else None
+    if leaks:
+        facts["notes"].insert(0, leak_words(leaks))
     run = resume_run(resume, facts) if resume else create_run(runs, f"{manifest.name}-{task.name}", facts)
     err.print(
         f"{manifest.name}, task {task.name}: {len(tracks)} tracks, {int(windows.labelled.sum())} labelled windows of "
         f"{len(windows)}, {len({t.group for t in tracks})} groups -> {run.path}"
     )
-    _tell(labels.lines(), facts["notes"])
+    prior = prior_line(task, windows.labels[windows.labelled], config.class_weights)
+    tell([*labels.lines(), *([prior] if prior else [])], facts["notes"])
 
     try:
         results = _train_heads(task, config, heads, features, tracks, windows, splits, run, place)
@@ -109,13 +100,15 @@ def cv(
         err.print(f"interrupted; go on with the same command and --resume {run.path}")
         return 130
     floor = constant_baseline(task, tracks, windows, splits)
-    metrics = _store_results(run, task, config, results, floor, labels)
+    metrics = _store_results(run, task, config, results, floor, labels, leaks)
+    if leaks:
+        print_audit(out, task, config.folds, leaks)
     print_cv(out, task, metrics)
     out.print(f"run: {run.path}\nreport: {_write_report(run, store)}")
     return 0
 
 
-@_explained
+@explained
 def predict(
     features: str | None,
     *,
@@ -133,12 +126,12 @@ def predict(
         raise ValueError(f"--output must end in .csv or .parquet, found {str(output)!r}")
     if features is None and cache is None:
         raise ValueError("say what to score: python -m train predict CACHE_OR_DATASET")
-    opened, place = _find_run(run, runs, task, trained_on), pick_device(device)
+    opened, place = find_run(run, runs, task, trained_on), pick_device(device)
     store = FeatureCache.open(cache_of(features or "", cache))
     found, lacking = cached_videos(store, streams_of(opened))
     tracks = unlabelled_tracks(opened.task, choose_videos(found, video, store.url), store.url)
     results, notes = score_tracks(opened, store, tracks, place)
-    _tell([], notes + ([f"videos that lack a stream, not scored: {', '.join(lacking)}"] if lacking else []))
+    tell([], notes + ([f"videos that lack a stream, not scored: {', '.join(lacking)}"] if lacking else []))
     table = predictions_table(opened.task, results).drop(columns=["fold"])
     table = table.drop(columns=[c for c in table.columns if c.startswith("label")])
     infos = [store.info(r.track.video_id) for r in results]
@@ -154,7 +147,7 @@ def predict(
     return 0
 
 
-@_explained
+@explained
 def evaluate(
     dataset: str,
     *,
@@ -166,20 +159,25 @@ def evaluate(
     device: str,
 ) -> int:
     """``train evaluate``."""
-    opened, place = _find_run(run, runs, task), pick_device(device)
-    store, manifest = _open_data(dataset, cache, root)
-    tracks, labels = _read_tracks(manifest, opened.task, store, streams_of(opened))
+    opened, place = find_run(run, runs, task), pick_device(device)
+    store, manifest = open_data(dataset, cache, root)
+    tracks, labels = open_tracks(manifest, opened.task, store, streams_of(opened))
     results, notes = score_tracks(opened, store, tracks, place)
-    _tell(labels.lines(), notes)
+    tell(labels.lines(), notes)
     left_out = sum(one.frames for one in labels.left_out)  # everything is tested here, whatever the folds
-    print_evaluation(out, opened, manifest.name, evaluate_frames(opened.task, results, left_out=left_out))
+    raw = evaluate_frames(opened.task, results, left_out=left_out)
+    settings = run_settings(opened)
+    after = (
+        evaluate_frames(opened.task, apply_all(opened.task, settings, results), left_out=left_out) if settings else None
+    )
+    print_evaluation(out, opened, manifest.name, raw, after, settings.to_dict() if settings else None)
     return 0
 
 
-@_explained
+@explained
 def report(*, run: Path | None, runs: Path) -> int:
     """``train report``."""
-    opened = _find_run(run, runs, None)
+    opened = find_run(run, runs, None)
     store = None
     try:
         store = FeatureCache.open(opened.config["cache"])
@@ -190,7 +188,7 @@ def report(*, run: Path | None, runs: Path) -> int:
 
 
 def head_options(pairs: Sequence[str]) -> dict[str, int | float]:
-    """``["hidden=64", "dropout=0.5"]`` -> fields of a head's config.
+    """``["hidden=64", "dropout=0.5"]`` -> fields of a head's config, or of an augmentation.
 
     Raises:
         typer.BadParameter: not NAME=NUMBER.
@@ -206,17 +204,6 @@ def head_options(pairs: Sequence[str]) -> dict[str, int | float]:
 
 
 # ------------------------------------------------------------------ parts
-
-
-def _complete(config: TrainConfig, task: Task) -> TrainConfig:
-    """The config with every default written out, so that a run means the same when defaults change."""
-    config = replace(
-        config,
-        head_options=asdict(head_config(config.head, **config.head_options)),
-        loss=config.loss or task.default_loss,
-    )
-    loss_for(task, config.loss)
-    return config
 
 
 def _train_heads(
@@ -250,50 +237,21 @@ def _store_results(
     results: Mapping[str, CrossValidation],
     floor: Sequence[TrackScores],
     labels: LabelReport,
+    leaks: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """Write predictions and, last, the metrics: their presence says that the run has ended."""
     main = results[config.head]
     frames = {"constant": floor, **{head: r.frames for head, r in results.items() if head != config.head}}
-    metrics = summarise(task, main, frames, untested_frames(config, labels.left_out))
+    processed = {head: r.processed for head, r in results.items() if head != config.head}
+    metrics = summarise(task, main, frames, untested_frames(config, labels.left_out), processed)
     metrics |= {"head": config.head, "notes": run.config["notes"], "labels": labels.lines()}
+    metrics |= {"audit": leaks} if leaks else {}
     predictions_table(task, main.frames).to_parquet(run.path / "predictions.parquet", index=False)
     write_json(run.path / "metrics.json", metrics)
     return metrics
-
-
-def _open_data(dataset: str, cache: str | None, root: Path | None) -> tuple[FeatureCache, Manifest]:
-    """The features first: videos that are in the cache need not be on this machine."""
-    store = FeatureCache.open(cache_of(dataset, cache))
-    return store, load_manifest(find_dataset(dataset), root, cached=store.paths().values())
-
-
-def _read_tracks(
-    manifest: Manifest, task: Task, store: FeatureCache, streams: Sequence[str]
-) -> tuple[list[Track], LabelReport]:
-    num_frames, lacking = cached_videos(store, streams)
-    tracks, labels = read_tracks(manifest, task, num_frames)
-    return tracks, replace(labels, without_streams=lacking)
 
 
 def _write_report(run: Run, store: FeatureCache | None) -> Path:
     from train.report import write_report  # pyplot takes a second to import
 
     return write_report(run, lambda video: read_captions(store, video) if store is not None else [])
-
-
-def _tell(labels: Sequence[str], notes: Sequence[str]) -> None:
-    for line in labels:
-        err.print(f"labels: {line}")
-    for note in notes:
-        err.print(f"note: {note}")
-
-
-def _find_run(run: Path | None, runs: Path, task: str | None, trained_on: str | None = None) -> Run:
-    if task is not None:
-        task_named(task)
-    if run is None:
-        return latest_run(runs, task, dataset_name(trained_on) if trained_on else None)
-    opened = open_run(run)
-    if task is not None and opened.task.name != task:
-        raise RunError(f"{run} is a run of task {opened.task.name!r}, not of {task!r}")
-    return opened

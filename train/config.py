@@ -4,12 +4,56 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from types import MappingProxyType
 from typing import Any
 
 from shared.names import unknown_name
 
 WINDOW_LABELS = ("mean", "majority", "center", "any")
-FOLD_KINDS = ("group", "official", "column")
+RANDOM_WINDOWS = "random-windows"
+# The last one leaks, opens its report with how much, and is meant for showing exactly that.
+FOLD_KINDS = ("group", "official", "column", RANDOM_WINDOWS)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What training does to standardised features; the formulas are in docs/heads.md, the code in train/augment.py.
+
+    Attributes:
+        noise: deviation of Gaussian noise, in deviations of the feature.
+        feature_dropout: share of features set to zero per window, the rest scaled up.
+        stream_dropout: chance that a window loses a stream; one always stays.
+        temporal_mask: longest share of a stream's samples that one gap takes.
+        mixup: a of Beta(a, a), the share in which two windows are mixed.
+
+    All are off at 0.
+    """
+
+    noise: float = 0.0
+    feature_dropout: float = 0.0
+    stream_dropout: float = 0.0
+    temporal_mask: float = 0.0
+    mixup: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("noise", "mixup"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"augmentation {name} must be 0 (off) or more, found {getattr(self, name)}")
+        for name in ("feature_dropout", "stream_dropout", "temporal_mask"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(
+                    f"augmentation {name} must be at least 0 (off) and below 1, found {getattr(self, name)}"
+                )
+
+    @property
+    def any(self) -> bool:
+        """Whether it does anything."""
+        return any(getattr(self, f.name) for f in fields(self))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Augmentation:
+        """Unknown keys are errors."""
+        return cls(**_known(cls, values, "augmentation"))
 
 
 @dataclass(frozen=True)
@@ -30,6 +74,8 @@ class TrainConfig:
         num_folds: of group folds.
         val_fraction: share of each fold's training groups that chooses the epoch; the test fold never does.
         class_weights: weigh the classes of a binary task by inverse frequency.
+        augment: what training does to features; off by default.
+        autoencode: weight of the reconstruction term, see train/autoencode.py; 0 is off.
         seed: one seed, one result.
     """
 
@@ -47,6 +93,8 @@ class TrainConfig:
     num_folds: int = 5
     val_fraction: float = 0.2
     class_weights: bool = True
+    augment: Augmentation = field(default_factory=Augmentation)
+    autoencode: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -64,6 +112,8 @@ class TrainConfig:
             raise ValueError(f"seed must be from 0 to {2**31 - 1}, found {self.seed}")
         if not 0 <= self.min_valid <= 1:
             raise ValueError(f"min_valid must be a share from 0 to 1, found {self.min_valid}")
+        if not 0 <= self.autoencode < float("inf"):
+            raise ValueError(f"autoencode must be 0 (off) or more, found {self.autoencode}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -72,8 +122,51 @@ class TrainConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
         """Inverse of ``to_dict``; unknown keys are errors."""
-        known = [f.name for f in fields(cls)]
-        for key in values:
-            if key not in known:
-                raise ValueError(unknown_name("training option", key, known))
-        return cls(**values)
+        known = _known(cls, values, "training option")
+        if isinstance(known.get("augment"), Mapping):
+            known["augment"] = Augmentation.from_dict(known["augment"])
+        return cls(**known)
+
+
+def _known(cls: Any, values: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """The values, if each is a field of the class."""
+    names = [f.name for f in fields(cls)]
+    for key in values:
+        if key not in names:
+            raise ValueError(unknown_name(what, key, names))
+    return dict(values)
+
+
+PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "plain": MappingProxyType({"augment": Augmentation(), "autoencode": 0.0}),
+        "augmented": MappingProxyType(
+            {
+                "augment": Augmentation(
+                    noise=0.1, feature_dropout=0.1, stream_dropout=0.1, temporal_mask=0.25, mixup=0.2
+                ),
+                "autoencode": 0.1,
+            }
+        ),
+    }
+)
+
+
+def preset_settings(name: str, augment: Mapping[str, Any], autoencode: float | None) -> dict[str, Any]:
+    """A preset's fields of `TrainConfig`, with some of them set otherwise.
+
+    Args:
+        name: a key of ``PRESETS``.
+        augment: fields of `Augmentation` that replace the preset's.
+        autoencode: replaces the preset's, if given.
+
+    Raises:
+        ValueError: an unknown preset or field, with the closest match, or a value out of range.
+    """
+    if name not in PRESETS:
+        raise ValueError(unknown_name("training preset", name, PRESETS))
+    chosen = dict(PRESETS[name])
+    chosen["augment"] = Augmentation.from_dict({**asdict(chosen["augment"]), **augment})
+    if autoencode is not None:
+        chosen["autoencode"] = autoencode
+    return chosen

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
 from train.checkpoints import load_model, save_model
-from train.config import TrainConfig
+from train.config import RANDOM_WINDOWS, TrainConfig
 from train.data import Features, Windows
-from train.evaluate import TrackScores, compare_frames, evaluate_frames, evaluate_windows, tracks_to_frames
+from train.evaluate import (
+    TrackScores,
+    constant_scores,
+    evaluate_frames,
+    evaluate_windows,
+    tracks_to_frames,
+)
 from train.folds import (
+    SCATTERED,
     TESTED_SPLITS,
     UNUSED,
     FoldError,
@@ -22,10 +28,13 @@ from train.folds import (
     inner_validation,
     official_split,
     quantile_strata,
+    random_folds,
 )
 from train.heads.standardize import HeadModel
 from train.labels import Track
 from train.loop import fit, predict
+from train.postprocess import PostProcess, apply_all, combine, tune
+from train.priors import class_prior
 from train.runs import Run, read_json, write_json
 from train.tasks import Task
 from train.tracks import LeftOut
@@ -35,7 +44,7 @@ Epochs = list[dict[str, float]]
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """The windows of one fold: bool (W,) each, disjoint in groups.
+    """The windows of one fold: bool (W,) each, disjoint in groups (random windows: disjoint, no more).
 
     Attributes:
         fold: 0-based.
@@ -56,20 +65,28 @@ class CrossValidation:
 
     Attributes:
         frames: per-frame scores of every tested track, by the fold that had not seen it.
-        fold_frames, fold_windows: official score per fold, over frames and over windows.
+        processed: the same after post-processing, with the settings of each track's fold.
+        settings: post-processing of each fold, chosen on its validation part.
+        fold_frames, fold_windows, fold_processed: official score per fold, over frames, over windows, and over frames
+            after post-processing.
         histories: epochs of each fold.
         best_epochs: 0-based epoch kept in each fold.
     """
 
     frames: list[TrackScores] = field(default_factory=list)
+    processed: list[TrackScores] = field(default_factory=list)
+    settings: list[PostProcess] = field(default_factory=list)
     fold_frames: list[float] = field(default_factory=list)
     fold_windows: list[float] = field(default_factory=list)
+    fold_processed: list[float] = field(default_factory=list)
     histories: list[Epochs] = field(default_factory=list)
     best_epochs: list[int] = field(default_factory=list)
 
 
 def assign_folds(config: TrainConfig, tracks: Sequence[Track]) -> np.ndarray:
-    """int64 (tracks,): the fold that tests a track; ALWAYS_TRAIN and UNUSED as in train/folds.py."""
+    """int64 (tracks,): the fold that tests a track; ALWAYS_TRAIN, UNUSED and SCATTERED as in train/folds.py."""
+    if config.folds == RANDOM_WINDOWS:
+        return np.full(len(tracks), SCATTERED)
     groups = [t.group for t in tracks]
     if config.folds == "official":
         return official_split([t.split for t in tracks], groups)
@@ -87,13 +104,15 @@ def untested_frames(config: TrainConfig, left_out: Sequence[LeftOut]) -> int:
     return sum(one.frames for one in left_out)
 
 
-def _strata(tracks: Sequence[Track]) -> np.ndarray:
-    """Strata by the mean label of each track, so that folds are alike."""
+def _strata(tracks: Sequence[Track], which: np.ndarray | None = None) -> np.ndarray:
+    """Strata by the mean label of each track, so that folds are alike; of the tracks in ``which`` alone, if given."""
     means = np.full((len(tracks), tracks[0].labels.shape[1]), np.nan)
     for i, track in enumerate(tracks):
         valid = track.labels[np.isfinite(track.labels).all(axis=1)]
-        if len(valid):
+        if len(valid) and (which is None or which[i]):
             means[i] = valid.mean(axis=0)
+    if means.shape[1] > 2:  # 2 ** 12 strata of action units would each hold a track or none
+        means = means.mean(axis=1, keepdims=True)
     return quantile_strata(means)
 
 
@@ -103,18 +122,67 @@ def split_windows(config: TrainConfig, tracks: Sequence[Track], windows: Windows
     Raises:
         FoldError: a part of a fold has no labelled window, or too few groups.
     """
-    groups, strata = [t.group for t in tracks], _strata(tracks)
-    splits = []
+    if config.folds == RANDOM_WINDOWS:
+        return _check_labelled(_random_splits(config, len(windows)), windows)
+    groups, splits = [t.group for t in tracks], []
     for fold in sorted({int(f) for f in folds if f >= 0}):
         train = (folds != fold) & (folds != UNUSED)  # (tracks,)
-        val = inner_validation(groups, train, strata, config.val_fraction, config.seed + fold)
+        # Strata from training labels alone: a tested label must not even say which groups choose epoch and thresholds.
+        val = inner_validation(groups, train, _strata(tracks, train), config.val_fraction, config.seed + fold)
         masks = {"test": folds == fold, "train": train & ~val, "val": val}
-        split = Split(fold, **{name: mask[windows.track] for name, mask in masks.items()})
-        for name in masks:
-            if not (getattr(split, name) & windows.labelled).any():
-                raise FoldError(f"fold {fold + 1} has no labelled window to {name} on; use fewer folds or more labels")
-        splits.append(split)
+        splits.append(Split(fold, **{name: mask[windows.track] for name, mask in masks.items()}))
+    return _check_labelled(splits, windows)
+
+
+def _random_splits(config: TrainConfig, num_windows: int) -> list[Split]:
+    """Every window in a fold of its own choice, and validation windows at random among the others."""
+    home, splits = random_folds(num_windows, config.num_folds, config.seed), []
+    for fold in range(config.num_folds):
+        test = home == fold  # (W,)
+        val = np.zeros(num_windows, bool)
+        val[~test] = random_folds(int((~test).sum()), max(2, round(1 / config.val_fraction)), config.seed + fold) == 0
+        splits.append(Split(fold, test, ~test & ~val, val))
     return splits
+
+
+def _check_labelled(splits: list[Split], windows: Windows) -> list[Split]:
+    for split in splits:
+        for name in ("test", "train", "val"):
+            if not (getattr(split, name) & windows.labelled).any():
+                raise FoldError(
+                    f"fold {split.fold + 1} has no labelled window to {name} on; use fewer folds or more labels"
+                )
+    return splits
+
+
+def out_of_fold(
+    tracks: Sequence[Track], windows: Windows, splits: Sequence[Split], scores: Sequence[np.ndarray]
+) -> list[TrackScores]:
+    """Per-frame scores of every tested track, each window scored by the fold that tests it.
+
+    Args:
+        tracks: of the windows.
+        windows: all of them.
+        splits: where two of them test windows of one track, a frame gets the mean over the windows of all folds.
+        scores: float (W, K') per split.
+    """
+    if not is_scattered(windows, splits):
+        parts = [
+            tracks_to_frames(tracks, windows, own, split.test, split.fold)
+            for split, own in zip(splits, scores, strict=True)
+        ]
+        return [one for part in parts for one in part]
+    pooled = np.full_like(np.asarray(scores[0], np.float64), np.nan)  # (W, K')
+    for split, own in zip(splits, scores, strict=True):
+        pooled[split.test] = own[split.test]
+    tested = np.any([split.test for split in splits], axis=0)  # (W,)
+    return tracks_to_frames(tracks, windows, pooled, tested, SCATTERED)
+
+
+def is_scattered(windows: Windows, splits: Sequence[Split]) -> bool:
+    """Whether two folds test windows of one track."""
+    homes = [np.unique(windows.track[split.test]) for split in splits]
+    return len(np.unique(np.concatenate(homes))) < sum(map(len, homes))
 
 
 def cross_validate(
@@ -130,68 +198,44 @@ def cross_validate(
     on_epoch: Callable[[int, dict[str, float]], None] = lambda fold, row: None,
 ) -> CrossValidation:
     """Train and test every fold. With ``run``, folds already in its folder are not trained again."""
-    result = CrossValidation()
+    result, outputs = CrossValidation(), []
     for split in splits:
         model, best_epoch, history = _train_fold(task, config, features, windows, split, run, device, on_epoch)
         scores = predict(task, model, features, windows, device)  # (W, K')
         frames = tracks_to_frames(tracks, windows, scores, split.test, split.fold)
+        settings = tune_fold(task, tracks, windows, scores, split)
+        processed = apply_all(task, settings, frames)
         usable = split.test & windows.labelled
         result.frames += frames
+        result.processed += processed
+        result.settings.append(settings)
+        result.fold_processed.append(evaluate_frames(task, processed)["value"])
         result.fold_frames.append(evaluate_frames(task, frames)["value"])
         result.fold_windows.append(evaluate_windows(task, scores[usable], windows.labels[usable])[task.metric])
         result.histories.append(history)
         result.best_epochs.append(best_epoch)
+        outputs.append(scores)
+    if is_scattered(windows, splits):
+        result.frames = out_of_fold(tracks, windows, splits, outputs)
+        result.processed = apply_all(task, combine(task, result.settings), result.frames)
     return result
+
+
+def tune_fold(task: Task, tracks: Sequence[Track], windows: Windows, scores: np.ndarray, split: Split) -> PostProcess:
+    """Post-processing of one fold, from its validation part alone; the class prior from what the head learned from."""
+    val_frames = tracks_to_frames(tracks, windows, scores, split.val, split.fold)
+    return tune(task, val_frames, class_prior(task, windows.labels[split.train & windows.labelled]))
 
 
 def constant_baseline(
     task: Task, tracks: Sequence[Track], windows: Windows, splits: Sequence[Split]
 ) -> list[TrackScores]:
     """The floor: always the majority class, or the mean label, of the training windows."""
-    frames = []
+    scores = []
     for split in splits:
         known = windows.labels[(split.train | split.val) & windows.labelled]  # (n, K)
-        value = (known.mean(axis=0) > 0.5).astype(float) if task.kind == "binary" else known.mean(axis=0)
-        scores = np.repeat(value[None], len(windows), axis=0).astype(np.float64)  # (W, K')
-        frames += tracks_to_frames(tracks, windows, scores, split.test, split.fold)
-    return frames
-
-
-def summarise(
-    task: Task, result: CrossValidation, baselines: Mapping[str, Sequence[TrackScores]], left_out: int = 0
-) -> dict[str, Any]:
-    """Contents of metrics.json.
-
-    Args:
-        task: what was predicted.
-        result: of the main head.
-        baselines: name -> scores of the same tracks.
-        left_out: labelled frames that should have been tested, see ``untested_frames``.
-    """
-    pooled = evaluate_frames(task, result.frames, left_out=left_out)
-    gaps = {name: compare_frames(task, result.frames, frames) for name, frames in baselines.items()}
-    return {
-        "task": task.name,
-        "metric": pooled["metric"],
-        "value": pooled["value"],
-        "folds": result.fold_frames,
-        "interval": pooled["interval"],
-        "baselines": {name: evaluate_frames(task, frames)["value"] for name, frames in baselines.items()},
-        "differences": {name: {"value": gap.value, "interval": [gap.low, gap.high]} for name, gap in gaps.items()},
-        "mean": float(np.mean(result.fold_frames)),
-        "std": float(np.std(result.fold_frames)),
-        "windows": {
-            "folds": result.fold_windows,
-            "mean": float(np.mean(result.fold_windows)),
-            "std": float(np.std(result.fold_windows)),
-        },
-        "scores": pooled["scores"],
-        "intervals": pooled["intervals"],
-        "coverage": pooled["coverage"],
-        "num_frames": pooled["frames"],
-        "num_videos": pooled["videos"],
-        "best_epochs": [e + 1 for e in result.best_epochs],
-    }
+        scores.append(np.repeat(constant_scores(task, known)[None], len(windows), axis=0))  # (W, K')
+    return out_of_fold(tracks, windows, splits, scores)
 
 
 def _train_fold(

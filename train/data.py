@@ -208,7 +208,7 @@ def window_labels(labels: np.ndarray, starts: np.ndarray, stops: np.ndarray, rul
     """One label per window, from the valid frames in it only.
 
     mean      average of the valid frames;
-    majority  1 if more than half of the valid frames are 1;
+    majority  the value that most of the valid frames have; of equally many the smaller one;
     center    the label of the middle frame;
     any       1 if any valid frame is 1 (the maximum).
 
@@ -221,6 +221,7 @@ def window_labels(labels: np.ndarray, starts: np.ndarray, stops: np.ndarray, rul
         float32 (N, K).
     """
     out = np.full((len(starts), labels.shape[1]), np.nan, np.float32)  # (N, K)
+    values = np.arange(np.nanmax(labels, initial=0) + 1)  # (classes,) of a label that is a class
     for row, (start, stop) in enumerate(zip(starts, stops, strict=True)):
         part = labels[start:stop]
         valid = part[np.isfinite(part).all(axis=1)].astype(np.float64)  # (n, K)
@@ -229,7 +230,8 @@ def window_labels(labels: np.ndarray, starts: np.ndarray, stops: np.ndarray, rul
         if rule == "mean":
             out[row] = valid.mean(axis=0)
         elif rule == "majority":
-            out[row] = valid.mean(axis=0) > 0.5
+            counts = (valid[:, :, None] == values).sum(axis=0)  # (K, classes)
+            out[row] = counts.argmax(axis=1)
         elif rule == "any":
             out[row] = valid.max(axis=0)
         elif rule == "center":
@@ -244,8 +246,9 @@ def window_rule(task: Task, asked: str | None) -> str:
     rule = asked or task.window_label
     if task.kind == "regression" and rule in ("majority", "any"):
         raise ValueError(f"window label {rule!r} is for yes/no labels; task {task.name!r} takes mean or center")
-    if task.kind == "binary" and rule == "mean":
-        raise ValueError(
-            f"window label 'mean' is for continuous labels; task {task.name!r} takes majority, center or any"
-        )
+    if task.kind == "classes" and rule == "any":
+        raise ValueError(f"window label 'any' is for yes/no labels; task {task.name!r} takes majority or center")
+    if task.kind != "regression" and rule == "mean":
+        more = "majority or center" if task.kind == "classes" else "majority, center or any"
+        raise ValueError(f"window label 'mean' is for continuous labels; task {task.name!r} takes {more}")
     return rule

@@ -27,7 +27,7 @@ class TrackScores:
     """Per-frame result of one track.
 
     Attributes:
-        scores: float64 (F, K'), K' = 1 (P(violent)) for a binary task, K for a regression; NaN: no window covers it.
+        scores: float64 (F, K'), as ``task.score_names``: P(violent) for a binary task; NaN: no window covers it.
         labels: float32 (F, K), NaN = masked.
         fold: the fold that tested the track.
     """
@@ -143,25 +143,50 @@ def evaluate_windows(task: Task, scores: np.ndarray, labels: np.ndarray) -> dict
 
 
 def metric_input(task: Task, values: np.ndarray) -> np.ndarray:
-    """(n, 1) -> (n,) for a binary task; (n, K) stays."""
-    return values[:, 0] if task.kind == "binary" else values
+    """Scores (n, K') or labels (n, K) as the task's metric takes them.
+
+    (n,) for a binary task; (n,) class numbers for a task of classes, by argmax where there are probabilities; (n, K)
+    stays for the others.
+    """
+    if task.kind == "classes" and values.shape[1] > 1:
+        return values.argmax(axis=1)
+    return values[:, 0] if task.kind in ("binary", "classes") else values
+
+
+def constant_scores(task: Task, known: np.ndarray) -> np.ndarray:
+    """The floor: what always says the same after seeing labels (n, K) -> scores (K',).
+
+    The mean of a regression; the majority of a yes/no label; the shares of classes, whose argmax is the majority.
+    """
+    if task.kind == "classes":
+        return (known[:, :1] == np.arange(task.outputs)).mean(axis=0)
+    mean = known.mean(axis=0, dtype=np.float64)
+    return mean if task.kind == "regression" else (mean > 0.5).astype(np.float64)
+
+
+def label_columns(task: Task) -> list[str]:
+    """What follows "label" in the names of a table's columns: nothing for one label, else "_" and the label's name."""
+    return [f"_{name}" for name in task.label_names] if len(task.label_names) > 1 else [""]
+
+
+def score_columns(task: Task) -> list[str]:
+    """What follows "score" in the names of a table's columns."""
+    return [f"_{name}" for name in task.score_names] if len(task.score_names) > 1 else [""]
 
 
 def predictions_table(task: Task, results: Sequence[TrackScores]) -> pd.DataFrame:
-    """One row per frame: track, video, frame (0-based), fold, and label and score (per output for a regression)."""
-    parts = []
+    """One row per frame: track, video, frame (0-based), fold, labels and scores (columns by ``label_columns``)."""
+    parts, labels, scores = [], label_columns(task), score_columns(task)
     for result in results:
         num_frames = len(result.labels)
         part = pd.DataFrame(
             {"track": result.track.name, "video": result.track.video_id, "frame": np.arange(num_frames, dtype=np.int32)}
         )
-        if task.kind == "binary":
-            part["label"] = result.labels[:, 0]
-            part["score"] = result.scores[:, 0].astype(np.float32)
-        else:
-            for k, name in enumerate(task.label_names):
-                part[f"label_{name}"] = result.labels[:, k]
-                part[f"score_{name}"] = result.scores[:, k].astype(np.float32)
+        for k in range(max(len(labels), len(scores))):
+            if k < len(labels):
+                part[f"label{labels[k]}"] = result.labels[:, k]
+            if k < len(scores):
+                part[f"score{scores[k]}"] = result.scores[:, k].astype(np.float32)
         part["fold"] = np.int32(result.fold)
         parts.append(part)
     return pd.concat(parts, ignore_index=True)

@@ -1,6 +1,7 @@
 """Which tracks test which fold. The unit is the group: parts of one recording and left/right twins never part.
 
 A split is one integer per track: f >= 0 "is tested in fold f and trains every other fold", `ALWAYS_TRAIN` or `UNUSED`.
+`SCATTERED` marks the tracks of the one kind of folds that breaks the rule: random windows, which exist to be audited.
 """
 
 import warnings
@@ -13,6 +14,7 @@ from shared.names import unknown_name
 
 ALWAYS_TRAIN = -1
 UNUSED = -2
+SCATTERED = -3  # its windows lie in all folds
 _SPLIT_NAMES = {"train": ALWAYS_TRAIN, "val": 0, "validation": 0, "test": UNUSED}
 TESTED_SPLITS = tuple(name for name, fold in _SPLIT_NAMES.items() if fold >= 0)
 
@@ -124,6 +126,11 @@ def _fill_empty_folds(folds: np.ndarray, codes: np.ndarray, num_folds: int) -> N
             members = np.flatnonzero(home == donor)
             home[members[sizes[members].argmin()]] = fold
     folds[:] = home[codes]
+
+
+def random_folds(num_items: int, num_folds: int, seed: int) -> np.ndarray:
+    """Folds of equal size at random, whatever belongs together: (num_items,) int64 in 0..num_folds-1."""
+    return np.random.default_rng(seed).permutation(num_items) % num_folds
 
 
 def official_split(splits: Sequence[str | None], groups: Sequence[str] | None = None) -> np.ndarray:

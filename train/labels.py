@@ -1,32 +1,16 @@
 """Labels per frame: a track, laid onto the frames of its video. Row i is frame i, 0-based; NaN = masked.
 
-The length of an annotation and of its video meet in one place only, `align`. Files are read in train/label_formats.py.
+The length of an annotation and of its video meet in one place only, `align`. Files are read in shared/label_formats.py.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-MAX_FRAMES = 20_000_000  # 92 h at 60 fps: a larger frame number is a typing error, not a video to allocate for
-
-
-class LabelError(ValueError):
-    """An annotation that cannot be trusted.
-
-    Attributes:
-        file: The annotation file.
-        line: 1-based line in it, or None where no single line is at fault.
-        expected: What the format demands.
-        found: What stands there.
-    """
-
-    def __init__(self, file: Path | str, line: int | None, expected: str, found: str) -> None:
-        self.file, self.line, self.expected, self.found = str(file), line, expected, found
-        where = self.file if line is None else f"{self.file}:{line}"
-        super().__init__(f"{where}: expected {expected}, found {found}")
+from shared.annotations import MAX_FRAMES, LabelError
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,23 +97,6 @@ def align(labels: np.ndarray, num_frames: int) -> tuple[np.ndarray, AlignReport]
 def count_valid(labels: np.ndarray) -> int:
     """Rows of (F, K) labels without a masked value."""
     return int(np.isfinite(labels).all(axis=1).sum())
-
-
-def track_to_video(track_name: str, video_ids: Collection[str]) -> str | None:
-    """The video a track annotates: the id equal to its name, else equal to it without `_left` or `_right`.
-
-    Two people in one video are two tracks, and the main person may keep the bare name, so this is many-to-one.
-
-    Returns:
-        The video id, or None where neither exists.
-    """
-    if track_name in video_ids:
-        return track_name
-    for suffix in ("_left", "_right"):
-        bare = track_name.removesuffix(suffix)
-        if bare != track_name and bare in video_ids:
-            return bare
-    return None
 
 
 def segments_to_frames(

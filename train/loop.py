@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from shared.names import unknown_name
 from train.checkpoints import build_model, load_state, save_state
@@ -22,7 +22,8 @@ from train.config import TrainConfig
 from train.data import Features, Windows
 from train.evaluate import evaluate_windows
 from train.heads.standardize import HeadModel
-from train.losses import loss_for
+from train.losses import class_weights, loss_for
+from train.objective import decoders_for, training_loss
 from train.tasks import Task
 
 EVAL_BATCH = 512
@@ -35,7 +36,8 @@ class Fit:
     Attributes:
         model: with the weights of the best epoch.
         best_epoch: 0-based.
-        history: one dict per epoch: epoch, train_loss, val_loss, val_score, seconds.
+        history: one dict per epoch: epoch, train_loss (of what is trained: augmented, with the autoencoding term),
+            val_loss (of the task alone), val_score, seconds.
     """
 
     model: HeadModel
@@ -72,17 +74,19 @@ def fit(
     """
     train_rows, val_rows = _labelled(windows, train, "train on"), _labelled(windows, val, "validate with")
     model = _new_model(task, config, features, windows, train_rows, fold).to(device)
-    forward = _forward(model, features, windows, device)
+    decoders = decoders_for(config, model, features.dims).to(device)
+    trained = nn.ModuleDict({"model": model, "decoders": decoders})
+    gather = _gather(model, features, windows, device)
     targets = _targets(task, windows.labels).to(device)
     loss_of = _loss(task, config, targets[train_rows])
     # fused: one kernel for all parameters; the loop over them was a seventh of a step on a CPU.
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        trained.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
 
     state: dict[str, Any] = {"epoch": 0, "best": None, "best_epoch": -1, "best_score": -np.inf, "history": []}
     if state_file is not None and state_file.exists():
-        state = load_state(state_file, state, model, optimizer, device)
+        state = load_state(state_file, state, trained, optimizer, device)
         for row in state["history"]:
             on_epoch(row)
 
@@ -93,10 +97,10 @@ def fit(
         # ------------------------------------------------------------ learn
         _seed(config.seed, fold, epoch + 1)
         order = train_rows[torch.randperm(len(train_rows))].to(device)
-        model.train()
+        trained.train()
         total = torch.zeros((), device=device)
         for index in order.split(config.batch_size):
-            loss = loss_of(forward(index), targets[index])
+            loss = training_loss(config, model, decoders, loss_of, gather(index), targets[index])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -107,7 +111,7 @@ def fit(
                 f"fold {fold + 1}: the training loss became {train_loss} in epoch {epoch + 1}; lower the learning rate"
             )
         # ------------------------------------------------------------ choose
-        outputs = _run(model, forward, val_rows.to(device))  # (n, K)
+        outputs = _run(model, gather, val_rows.to(device))  # (n, K)
         scores = evaluate_windows(task, output_scores(task, outputs), windows.labels[val_rows.numpy()])
         val_loss = float(loss_of(outputs.to(device), targets[val_rows]))
         row = {
@@ -121,7 +125,7 @@ def fit(
         if scores[task.metric] > state["best_score"]:
             best = {k: v.detach().clone() for k, v in model.state_dict().items()}
             state |= {"best": best, "best_epoch": epoch, "best_score": float(scores[task.metric])}
-        state |= {"epoch": epoch + 1, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+        state |= {"epoch": epoch + 1, "model": trained.state_dict(), "optimizer": optimizer.state_dict()}
         if state_file is not None:
             save_state(state, state_file)
         on_epoch(row)
@@ -131,17 +135,22 @@ def fit(
 
 
 def predict(task: Task, model: HeadModel, features: Features, windows: Windows, device: str = "cpu") -> np.ndarray:
-    """Scores of every window: float64 (W, 1) P(violent) for a binary task, (W, K) for a regression."""
+    """Scores of every window: float64 (W, K'), as ``task.score_names``."""
     model = model.to(device).eval()
-    forward = _forward(model, features, windows, device)
-    return output_scores(task, _run(model, forward, torch.arange(len(windows), device=device)))
+    gather = _gather(model, features, windows, device)
+    return output_scores(task, _run(model, gather, torch.arange(len(windows), device=device)))
 
 
 def output_scores(task: Task, outputs: Tensor) -> np.ndarray:
-    """Head outputs (n, K) -> scores: softmax probability of the positive class (n, 1), or values in range (n, K)."""
+    """Head outputs (n, K) -> scores: P(second class) (n, 1), probabilities (n, K), or values in range (n, K)."""
+    values = outputs.double()
     if task.kind == "binary":
-        return outputs.double().softmax(dim=1)[:, 1:].numpy()  # (n, 1)
-    return outputs.double().clamp(*task.label_range).numpy()
+        return values.softmax(dim=1)[:, 1:].numpy()  # (n, 1)
+    if task.kind == "classes":
+        return values.softmax(dim=1).numpy()
+    if task.kind == "multilabel":
+        return values.sigmoid().numpy()
+    return values.clamp(*task.label_range).numpy()
 
 
 def pick_device(name: str) -> str:
@@ -160,11 +169,13 @@ def pick_device(name: str) -> str:
 # ------------------------------------------------------------------ parts
 
 
-def _forward(model: HeadModel, features: Features, windows: Windows, device: str) -> Callable[[Tensor], Tensor]:
-    """Window indices (B,) -> outputs (B, K); features stay on the device, so a batch is one gather per stream."""
+def _gather(
+    model: HeadModel, features: Features, windows: Windows, device: str
+) -> Callable[[Tensor], dict[str, Tensor]]:
+    """Window indices (B,) -> stream -> (B, T_s, D_s); features stay on the device, a batch is one gather per stream."""
     banks = {s: features.banks[s].to(device) for s in model.streams}  # (rows, D_s)
     rows = {s: windows.rows[s].to(device) for s in model.streams}  # (W, T_s)
-    return lambda index: model({s: banks[s][rows[s][index]] for s in model.streams})["output"]
+    return lambda index: {s: banks[s][rows[s][index]] for s in model.streams}
 
 
 def _new_model(
@@ -186,24 +197,23 @@ def _labelled(windows: Windows, which: np.ndarray, purpose: str) -> Tensor:
 
 
 def _targets(task: Task, labels: np.ndarray) -> Tensor:
-    if task.kind == "binary":
+    if task.kind in ("binary", "classes"):
         return torch.from_numpy(np.nan_to_num(labels[:, 0], nan=0.0).astype(np.int64))  # (W,), masked never used
     return torch.from_numpy(labels)  # (W, K)
 
 
 def _loss(task: Task, config: TrainConfig, targets: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
     loss = loss_for(task, config.loss)
-    if task.kind != "binary" or not config.class_weights:
+    if task.kind == "regression" or not config.class_weights:
         return loss
-    counts = torch.bincount(targets, minlength=task.outputs).clamp_min(1).float()
-    weights = counts.sum() / (task.outputs * counts)  # inverse frequency, mean 1 over windows
+    weights = class_weights(task, targets)
     return lambda outputs, wanted: loss(outputs, wanted, class_weights=weights.to(outputs.device))
 
 
 @torch.inference_mode()
-def _run(model: HeadModel, forward: Callable[[Tensor], Tensor], index: Tensor) -> Tensor:
+def _run(model: HeadModel, gather: Callable[[Tensor], dict[str, Tensor]], index: Tensor) -> Tensor:
     model.eval()
-    return torch.cat([forward(part).float().cpu() for part in index.split(EVAL_BATCH)])  # (n, K)
+    return torch.cat([model(gather(part))["output"].float().cpu() for part in index.split(EVAL_BATCH)])  # (n, K)
 
 
 def _seed(seed: int, fold: int, epoch: int) -> None:

@@ -111,9 +111,65 @@ def mse_ccc(outputs: Tensor, targets: Tensor) -> Tensor:
     return mse(outputs, targets) + ccc(outputs, targets)
 
 
+def bce(outputs: Tensor, targets: Tensor, *, class_weights: Tensor | None = None) -> Tensor:
+    """Binary cross-entropy over batch and units: mean_bk w_bk (-log p_bk), p = sigmoid(outputs) or 1 - it.
+
+    Args:
+        outputs: (B, K) float, logits.
+        targets: (B, K) of 0 and 1.
+        class_weights: (2, K) positive float, the w of a unit's 0 and 1 (HSEmotion ABAW-6: total / (2 n_0) and
+            total / (2 n_1)); None: all 1.
+
+    Returns:
+        () float32 or wider, 0 or more.
+    """
+    outputs = _full(outputs)
+    targets = targets.to(outputs)
+    if class_weights is None:
+        return F.binary_cross_entropy_with_logits(outputs, targets)
+    absent, present = class_weights.to(outputs)  # (K,) each
+    weight = absent + (present - absent) * targets  # (B, K)
+    return F.binary_cross_entropy_with_logits(outputs, targets, weight=weight)
+
+
 LOSSES: Mapping[str, Callable[..., Tensor]] = MappingProxyType(
-    {"focal": focal, "cross_entropy": cross_entropy, "mse": mse, "ccc": ccc, "mse_ccc": mse_ccc}
+    {"focal": focal, "cross_entropy": cross_entropy, "mse": mse, "ccc": ccc, "mse_ccc": mse_ccc, "bce": bce}
 )
+
+
+def class_counts(task: Task, targets: Tensor) -> Tensor:
+    """How often each class occurs: (K,) for targets (n,) of class numbers; (2, K) absent and present for (n, K)."""
+    if task.kind == "multilabel":
+        present = targets.float().sum(dim=0)  # (K,)
+        return torch.stack([len(targets) - present, present])
+    return torch.bincount(targets, minlength=task.outputs).float()
+
+
+def class_weights(task: Task, targets: Tensor) -> Tensor:
+    """Inverse frequency, mean 1 over the targets: total / (classes x count); shape of `class_counts`.
+
+    A class that never occurs counts as one, so that its weight is finite; no target uses it.
+    """
+    counts = class_counts(task, targets).clamp_min(1)
+    num_classes = 2 if task.kind == "multilabel" else task.outputs
+    return len(targets) / (num_classes * counts)
+
+
+def effective_prior(task: Task, targets: Tensor, weighted: bool) -> dict[str, Tensor]:
+    """What a head is taught to expect before it sees anything: the share of each class, and that after class weights.
+
+    Weights, biased sampling and multipliers for a class stack up unseen; so their product is said.
+
+    Returns:
+        "labels" and "weighted": (K,) shares of the classes, or of "present" of each unit.
+    """
+    counts = class_counts(task, targets)
+
+    def share(values: Tensor) -> Tensor:
+        shares = values / values.sum(dim=0).clamp_min(1)
+        return shares[1] if task.kind == "multilabel" else shares
+
+    return {"labels": share(counts), "weighted": share(counts * class_weights(task, targets) if weighted else counts)}
 
 
 def loss_named(name: str) -> Callable[..., Tensor]:

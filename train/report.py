@@ -20,9 +20,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from train.audit import PREDICTORS
+from train.checkpoints import RunError
 from train.data import Caption
+from train.evaluate import label_columns, score_columns
+from train.folds import SCATTERED
 from train.runs import Run, read_json
-from train.show import SCORE_NAMES, baseline_name, percent
+from train.show import SCORE_NAMES, baseline_name, percent, settings_words
 from train.tasks import Task
 
 NUM_TRACKS = 4
@@ -43,6 +47,8 @@ def write_report(run: Run, captions: Captions) -> Path:
         The page.
     """
     task, metrics = run.task, run.metrics
+    if "postprocessed" not in metrics:
+        raise RunError(f"{run.path} was made by a version that stored no post-processed scores; train it again")
     table = pd.read_parquet(run.path / "predictions.parquet")
     histories = [read_json(file) for file in run.fold_files(".json")]
     # Everything from outside (captions, names, paths) is escaped.
@@ -54,11 +60,15 @@ def write_report(run: Run, captions: Captions) -> Path:
         config=run.config,
         task=task,
         metrics=metrics,
+        after=metrics["postprocessed"],
+        audit=metrics.get("audit"),
+        predictors=PREDICTORS,
         score_names=SCORE_NAMES,
         coverage=percent(metrics["coverage"]),
         baseline_name=baseline_name,
         curves=_svg(_curves(histories, metrics["metric"])),
-        errors=_svg(_confusion(table) if task.kind == "binary" else _scatter(table, task)),
+        settings=settings_words(task, metrics["postprocessed"]["combined"]),
+        errors=_svg(ERRORS[task.kind](table, task)),
         timelines=[_timeline(table[table["track"] == t], task, captions) for t in _telling_tracks(table, task)],
         colors={"truth": TRUTH, "predicted": PREDICTED, "alert": ALERT, "unknown": UNKNOWN},
     )
@@ -90,20 +100,49 @@ def _curves(histories: Sequence[Mapping[str, Any]], metric: str) -> Figure:
     return figure
 
 
-def _confusion(table: pd.DataFrame) -> Figure:
-    """Truth against decision at 0.5, all scored frames."""
-    known = table[table["label"].notna() & table["score"].notna()]
-    truth, found = known["label"].to_numpy() > 0.5, known["score"].to_numpy() > 0.5
-    counts = np.array([[np.sum((truth == t) & (found == f)) for f in (False, True)] for t in (False, True)])
+def _confusion(table: pd.DataFrame, task: Task) -> Figure:
+    """Truth against decision, all scored frames: at 0.5 for two classes, by the largest score for more."""
+    scores = [f"score{c}" for c in score_columns(task)]
+    known = table[table["label"].notna() & table[scores].notna().all(axis=1)]
+    values = known[scores].to_numpy()  # (n, K')
+    truth = known["label"].to_numpy().astype(np.int64)
+    found = (values[:, 0] > 0.5).astype(np.int64) if task.kind == "binary" else values.argmax(axis=1)
+    num = len(task.class_names)
+    counts = np.bincount(num * truth + found, minlength=num**2).reshape(num, num)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    figure, axes = plt.subplots(figsize=(3.8, 3.2), layout="constrained")
+    size = (3.8, 3.2) if num == 2 else (7, 5.5)
+    figure, axes = plt.subplots(figsize=size, layout="constrained")
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for (i, j), value in np.ndenumerate(counts):
         color = "white" if share[i, j] > 0.5 else "black"
-        axes.text(j, i, f"{share[i, j]:.0%}\n{value:,} frames", ha="center", va="center", color=color, fontsize=9)
-    names = ["non-violent", "violent"]
-    axes.set(xticks=[0, 1], yticks=[0, 1], xticklabels=names, yticklabels=names, xlabel="predicted", ylabel="truth")
+        words = f"{share[i, j]:.0%}\n{value:,} frames" if num == 2 else f"{share[i, j]:.0%}"
+        axes.text(j, i, words, ha="center", va="center", color=color, fontsize=9 if num == 2 else 7)
+    names = ["non-violent", "violent"] if num == 2 else task.class_names
+    axes.set(xticks=range(num), yticks=range(num), xlabel="predicted", ylabel="truth")
+    axes.set_xticklabels(names, rotation=0 if num == 2 else 45)
+    axes.set_yticklabels(names)
     axes.set_title("frames, share of each row", fontsize=9)
+    return figure
+
+
+def _units(table: pd.DataFrame, task: Task) -> Figure:
+    """F1 of every unit at 0.5, and how often it is present."""
+    names = task.label_names
+    labels = table[[f"label_{n}" for n in names]].to_numpy()
+    scores = table[[f"score_{n}" for n in names]].to_numpy()
+    known = np.isfinite(labels).all(axis=1) & np.isfinite(scores).all(axis=1)
+    truth, found = labels[known] > 0.5, scores[known] > 0.5  # (n, K) each
+    f1 = 2 * (truth & found).sum(axis=0) / np.maximum(truth.sum(axis=0) + found.sum(axis=0), 1)
+    figure, axes = plt.subplots(figsize=(7, 2.8), layout="constrained")
+    place = np.arange(len(names))
+    axes.bar(place - 0.2, f1, 0.4, color=PREDICTED, label="F1 at 0.5")
+    axes.bar(
+        place + 0.2, truth.mean(axis=0) if len(truth) else 0 * f1, 0.4, color=TRUTH, label="share of frames with it"
+    )
+    axes.set(xticks=place, ylim=(0, 1.25), title="per action unit")
+    axes.set_xticklabels(names)
+    axes.legend(fontsize=7, frameon=False, loc="upper right", ncols=2)
+    _plain(axes)
     return figure
 
 
@@ -139,42 +178,77 @@ def _scatter(table: pd.DataFrame, task: Task) -> Figure:
 
 def _timeline(part: pd.DataFrame, task: Task, captions: Captions) -> dict[str, Any]:
     """One track: truth and prediction over its frames, and the captions of its video."""
-    columns = [""] if task.kind == "binary" else [f"_{n}" for n in task.label_names]
-    size = (9, 1.7 * len(columns) + 0.3)
+    figure = _raster(part, task) if task.kind == "multilabel" else _lines(part, task)
+    row, told = part.iloc[0], captions(str(part["video"].iloc[0]))
+    return {
+        "track": str(row["track"]),
+        "fold": "all folds, window by window" if row["fold"] == SCATTERED else f"fold {int(row['fold']) + 1}",
+        "svg": _svg(figure),
+        "captions": [told[i] for i in _spread(len(told), NUM_CAPTIONS)],
+    }
+
+
+def _lines(part: pd.DataFrame, task: Task) -> Figure:
+    """Truth and prediction as lines, a panel for each value; classes as steps."""
+    columns, steps = label_columns(task), "steps-mid" if task.kind == "classes" else "default"
+    size = (9, 1.7 * len(columns) + (0.3 if task.kind != "classes" else 1.0))
     figure, panels = plt.subplots(len(columns), 1, figsize=size, sharex=True, squeeze=False, layout="constrained")
     for axes, column in zip(panels[:, 0], columns, strict=True):
-        truth, score = part[f"label{column}"].to_numpy(), part[f"score{column}"].to_numpy()  # (F,) each
+        truth = part[f"label{column}"].to_numpy()  # (F,)
+        score = _decided(part, task) if task.kind == "classes" else part[f"score{column}"].to_numpy()  # (F,)
         _band(axes, np.isnan(truth), UNKNOWN)
         if task.kind == "binary":
             _band(axes, truth > 0.5, ALERT)
             axes.axhline(0.5, color=TRUTH, lw=0.8, ls=":")
             axes.set(ylim=(-0.02, 1.02), ylabel="P(violent)")
         else:
-            axes.plot(part["frame"], truth, color=TRUTH, lw=1.6)
+            axes.plot(part["frame"], truth, color=TRUTH, lw=1.6, drawstyle=steps)
             axes.set(ylim=(-1.02, 1.02), ylabel=column[1:])
-        axes.plot(part["frame"], score, color=PREDICTED, lw=1.6)
+        if task.kind == "classes":
+            axes.set(ylim=(-0.5, task.outputs - 0.5), yticks=range(task.outputs), yticklabels=task.class_names)
+        axes.plot(part["frame"], score, color=PREDICTED, lw=1.6, drawstyle=steps)
         axes.set_xlim(-0.5, len(part) - 0.5)
         _plain(axes)
     panels[-1, 0].set_xlabel("frame")
-    row, told = part.iloc[0], captions(str(part["video"].iloc[0]))
-    return {
-        "track": str(row["track"]),
-        "fold": int(row["fold"]) + 1,
-        "svg": _svg(figure),
-        "captions": [told[i] for i in _spread(len(told), NUM_CAPTIONS)],
-    }
+    return figure
+
+
+def _decided(part: pd.DataFrame, task: Task) -> np.ndarray:
+    """(F,) class with the largest score, NaN where there is none."""
+    scores = part[[f"score{c}" for c in score_columns(task)]].to_numpy()  # (F, K')
+    known = np.isfinite(scores).all(axis=1)
+    return np.where(known, np.where(known[:, None], scores, 0.0).argmax(axis=1), np.nan)
+
+
+def _raster(part: pd.DataFrame, task: Task) -> Figure:
+    """Truth above prediction, a row for each unit and a column for each frame."""
+    figure, panels = plt.subplots(2, 1, figsize=(9, 3.8), sharex=True, layout="constrained")
+    for axes, kind, title in zip(panels, ("label", "score"), ("truth", "P(present)"), strict=True):
+        values = part[[f"{kind}_{n}" for n in task.label_names]].to_numpy(np.float64).T  # (K, F)
+        axes.imshow(values, aspect="auto", interpolation="nearest", cmap="Blues", vmin=0, vmax=1)
+        axes.set_facecolor(UNKNOWN)
+        axes.set(yticks=range(len(task.label_names)), yticklabels=task.label_names, ylabel=title)
+        _plain(axes)
+        axes.tick_params(axis="y", labelsize=6)
+    panels[-1].set_xlabel("frame")
+    return figure
 
 
 def _band(axes: Axes, where: np.ndarray, color: str) -> None:
     """Shade the frames where a mask (F,) is True, one box per run of frames."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], where.astype(np.int8), [0]]))).reshape(-1, 2)
-    axes.broken_barh([(a - 0.5, b - a) for a, b in edges], (-2, 4), color=color, lw=0)
+    axes.broken_barh([(a - 0.5, b - a) for a, b in edges], (-2, 12), color=color, lw=0)
 
 
 def _telling_tracks(table: pd.DataFrame, task: Task) -> list[str]:
     """The best, the worst and two middling tracks, by mean absolute error, so that the page does not flatter."""
-    names = [""] if task.kind == "binary" else [f"_{n}" for n in task.label_names]
-    errors = pd.concat([(table[f"label{n}"] - table[f"score{n}"]).abs() for n in names], axis=1).mean(axis=1)
+    if task.kind == "classes":
+        errors = (table["label"] != _decided(table, task)).astype(float)
+        errors[table["label"].isna() | table[[f"score{c}" for c in score_columns(task)]].isna().any(axis=1)] = np.nan
+    else:
+        errors = pd.concat([(table[f"label{c}"] - table[f"score{c}"]).abs() for c in label_columns(task)], axis=1).mean(
+            axis=1
+        )
     ranked = errors.groupby(table["track"]).mean().dropna().sort_values(kind="stable")
     return [str(ranked.index[i]) for i in _spread(len(ranked), NUM_TRACKS)]
 
@@ -182,6 +256,14 @@ def _telling_tracks(table: pd.DataFrame, task: Task) -> list[str]:
 def _spread(count: int, most: int) -> list[int]:
     """At most ``most`` evenly spaced positions out of ``count``, both ends included."""
     return sorted({round(i) for i in np.linspace(0, count - 1, most)}) if count else []
+
+
+ERRORS: Mapping[str, Callable[[pd.DataFrame, Task], Figure]] = {
+    "binary": _confusion,
+    "classes": _confusion,
+    "multilabel": _units,
+    "regression": _scatter,
+}
 
 
 def _plain(axes: Axes) -> None:

@@ -29,9 +29,9 @@ from shared.cache import FeatureCache
 from shared.manifest import Manifest
 from shared.recipe import diff_recipes, fingerprint
 from train.checkpoints import RunError, load_model
-from train.config import TrainConfig
+from train.config import RANDOM_WINDOWS, TrainConfig
 from train.data import Features
-from train.folds import UNUSED
+from train.folds import SCATTERED, UNUSED
 from train.heads.standardize import HeadModel
 from train.labels import Track
 from train.tasks import Task, task_named
@@ -77,6 +77,8 @@ class Run:
             RunError: the run has not ended.
         """
         file = self.path / "metrics.json"
+        if "rows" in self.config:
+            raise RunError(f"{self.path} is an ablation, not one trained head; its table is ablation.md")
         if not file.is_file():
             raise RunError(f"{self.path} has no metrics.json: the run has not ended; go on with --resume {self.path}")
         return read_json(file)
@@ -159,7 +161,7 @@ def _sources(cache: FeatureCache, tracks: Sequence[Track], folds: np.ndarray) ->
     learned = {
         track.video_id
         for track, own in zip(tracks, folds, strict=True)
-        if own != UNUSED and any(fold != own for fold in tested)
+        if own == SCATTERED or (own != UNUSED and any(fold != own for fold in tested))
     }
     found = {video_id: cache.source(video_id).get("sha256") for video_id in sorted(learned)}
     return {video_id: sha256 for video_id, sha256 in found.items() if sha256}
@@ -192,9 +194,12 @@ def resume_run(path: Path, facts: Mapping[str, Any]) -> Run:
         RunError: not a run folder, or one that was started with other settings or data; the message has the diff.
     """
     run = open_run(path)
-    lines = diff_recipes({k: run.config.get(k) for k in RESUME_KEYS}, {k: facts[k] for k in RESUME_KEYS})
+    stored = {k: run.config.get(k) for k in RESUME_KEYS} | _row_prints(run.config)
+    lines = diff_recipes(stored, {k: facts[k] for k in RESUME_KEYS} | _row_prints(facts))
     if lines:
-        lines.sort(key=lambda line: line.startswith("folds."))  # what differs first, what follows from it last
+        lines.sort(
+            key=lambda line: line.startswith(("folds.", "rows."))
+        )  # what differs first, what follows from it last
         shown = [line.replace("cache has", "the run has").replace("asked for", "now") for line in lines[:12]]
         raise RunError(
             f"{path} cannot be resumed, it was started with other settings or data:\n  " + "\n  ".join(shown)
@@ -202,9 +207,21 @@ def resume_run(path: Path, facts: Mapping[str, Any]) -> Run:
     return run
 
 
+def _row_prints(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Row -> fingerprint of its training config, of an ablation; any other run has no rows."""
+    return {"rows": {name: fingerprint(own) for name, own in config.get("rows", {}).items()}}
+
+
 def baseline_run(run: Run, head: str, config: TrainConfig) -> Run:
     """The folder of another head inside a run."""
     path = run.path / "baselines" / head
+    (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+    return Run(path, {**run.config, "train": config.to_dict()})
+
+
+def row_run(run: Run, row: str, config: TrainConfig) -> Run:
+    """The folder of one row inside an ablation."""
+    path = run.path / "rows" / row
     (path / "checkpoints").mkdir(parents=True, exist_ok=True)
     return Run(path, {**run.config, "train": config.to_dict()})
 
@@ -229,7 +246,9 @@ def open_run(path: Path) -> Run:
 
 
 def latest_run(root: Path, task: str | None = None, dataset: str | None = None) -> Run:
-    """The newest finished run below ``root``, of one task and data set if given. Permuted controls do not count.
+    """The newest finished run below ``root``, of one task and data set if given.
+
+    Permuted controls and random windows do not count.
 
     Raises:
         RunError: there is none.
@@ -238,7 +257,7 @@ def latest_run(root: Path, task: str | None = None, dataset: str | None = None) 
     for file in files:
         run = open_run(file.parent)
         fits = task in (None, run.config["task"]) and dataset in (None, run.config["dataset"])
-        if fits and not run.config["permuted"]:
+        if fits and not run.config["permuted"] and run.train_config.folds != RANDOM_WINDOWS:
             return run
     wanted = (f" of task {task!r}" if task else "") + (f" trained on {dataset!r}" if dataset else "")
     mend = f"python -m train cv {dataset or 'DATASET'} --task {task or 'TASK'}"
@@ -271,8 +290,13 @@ def read_json(file: Path) -> dict[str, Any]:
 
 def write_json(file: Path, values: Mapping[str, Any] | list[Any]) -> None:
     """Write JSON in one step."""
+    write_text(file, json.dumps(values, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a text file in one step."""
     part = file.with_suffix(".part")
-    part.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    part.write_text(text, encoding="utf-8")
     os.replace(part, file)
 
 

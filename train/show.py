@@ -11,6 +11,7 @@ from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from shared.annotations import AU_NAMES, EXPR_NAMES
 from train.tasks import Task
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ SCORE_NAMES: Mapping[str, str] = {
     "ccc_mean": "mean CCC",
     "ccc_valence": "CCC valence",
     "ccc_arousal": "CCC arousal",
+    "f1_mean": "mean F1 of 12 units",
+    **{f"f1_{name.lower()}": f"F1 {name.lower()}" for name in EXPR_NAMES},
+    **{f"f1_{name.lower()}": f"F1 {name}" for name in AU_NAMES},
 }
 MIN_SEGMENT_S = 0.2
 
@@ -87,7 +91,7 @@ def baseline_name(key: str) -> str:
     return "constant prediction" if key == "constant" else f"{key} stream alone"
 
 
-def _print_table(console: Console, table: Table) -> None:
+def print_table(console: Console, table: Table) -> None:
     """Print a table at its own width: rich would cut numbers to fit 80 columns when output goes to a file."""
     table.width = Measurement.get(console, console.options.update(max_width=10_000), table).maximum
     console.print(table, crop=False, soft_wrap=True)
@@ -96,43 +100,96 @@ def _print_table(console: Console, table: Table) -> None:
 def print_cv(console: Console, task: Task, metrics: Mapping[str, Any]) -> None:
     """The paper's table (one column per fold, mean and std), then the pooled official scores and the baselines."""
     name = SCORE_NAMES[metrics["metric"]]
-    console.print(f"\n{task.name}, head {metrics['head']}: {name} on unseen groups, per fold")
+    where = "windows of videos that were trained on" if "audit" in metrics else "unseen groups"
+    console.print(f"\n{task.name}, head {metrics['head']}: {name} on {where}, per fold")
     num = len(metrics["folds"])
     table = Table("", *[f"fold {i + 1}" for i in range(num)], "mean", "std", box=None, pad_edge=False)
-    for label, part in (("frames", metrics), ("windows", metrics["windows"])):
+    after = metrics["postprocessed"]
+    for label, part in (("frames", metrics), ("post-processed", after), ("windows", metrics["windows"])):
         table.add_row(label, *[f"{v:.4f}" for v in part["folds"]], f"{part['mean']:.4f}", f"{part['std']:.4f}")
-    _print_table(console, table)
+    print_table(console, table)
     console.print(
         f"\nall folds pooled: {metrics['num_frames']} frames of {metrics['num_videos']} videos, "
         f"coverage {percent(metrics['coverage'])}"
     )
-    table = Table("score", "value", "95 % interval (videos)", box=None, pad_edge=False)
-    for key, value in metrics["scores"].items():
-        low, high = metrics["intervals"][key]
-        table.add_row(SCORE_NAMES[key], f"{value:.4f}", f"{low:.3f} to {high:.3f}")
-    _print_table(console, table)
-    console.print(f"\nthe same videos, {name}:")
-    table = Table("baseline", "value", f"{metrics['head']} minus it (95 % interval)", box=None, pad_edge=False)
-    for key, value in metrics["baselines"].items():
-        gap = metrics["differences"][key]
-        low, high = gap["interval"]
-        table.add_row(baseline_name(key), f"{value:.4f}", f"{gap['value']:+.3f} ({low:.3f} to {high:.3f})")
-    _print_table(console, table)
+    _print_scores(console, (metrics, after))
+    gain, (low, high) = after["gain"]["value"], after["gain"]["interval"]
+    console.print(f"post-processing changes {name} by {gain:+.3f} ({low:.3f} to {high:.3f}):")
+    for words in settings_words(task, after["combined"]).split("; "):
+        console.print(f"  {words}")
+    console.print(f"\nthe same videos, {name} of {metrics['head']} minus that of each baseline:")
+    table = Table("baseline", "raw", "minus it (95 % interval)", "post-processed", "minus it", box=None, pad_edge=False)
+    for key in metrics["baselines"]:
+        value, gap = _gap_cells(after, key)
+        table.add_row(baseline_name(key), *_gap_cells(metrics, key), value, gap.partition(" ")[0])
+    print_table(console, table)
     for note in metrics["notes"]:
         console.print(f"note: {note}")
 
 
-def print_evaluation(console: Console, run: Run, dataset: str, scores: Mapping[str, Any]) -> None:
-    """Official scores of a run on another data set, from ``evaluate_frames``."""
+def _score_cells(part: Mapping[str, Any], key: str) -> tuple[str, str]:
+    low, high = part["intervals"][key]
+    return f"{part['scores'][key]:.4f}", f"{low:.3f} to {high:.3f}"
+
+
+def _gap_cells(part: Mapping[str, Any], key: str) -> tuple[str, str]:
+    gap = part["differences"][key]
+    low, high = gap["interval"]
+    return f"{part['baselines'][key]:.4f}", f"{gap['value']:+.3f} ({low:.3f} to {high:.3f})"
+
+
+def settings_words(task: Task, settings: Mapping[str, Any]) -> str:
+    """Post-processing in words: the medians over the folds, which is what predictions on new videos use."""
+    widths = settings["half_widths"]
+    names = task.label_names if task.kind == "regression" else [""]
+    words = ", ".join(f"{name} {width}".strip() for name, width in zip(names, widths, strict=False))
+    told = [f"frames smoothed on each side (median of folds): {words}"]
+    if settings["thresholds"]:
+        told.append(
+            f"threshold{'s' * (len(settings['thresholds']) > 1)} {' '.join(f'{t:g}' for t in settings['thresholds'])}"
+        )
+    if task.kind == "classes":
+        told.append(f"prior strength {settings['prior_strength']:g}")
+    return "; ".join(told)
+
+
+def print_evaluation(
+    console: Console,
+    run: Run,
+    dataset: str,
+    raw: Mapping[str, Any],
+    after: Mapping[str, Any] | None,
+    settings: Mapping[str, Any] | None,
+) -> None:
+    """Official scores of a run on another data set, from ``evaluate_frames``, without and with post-processing."""
     console.print(
-        f"{run.path.name} on {dataset}: {scores['frames']} frames of {scores['videos']} videos, "
-        f"coverage {percent(scores['coverage'])}"
+        f"{run.path.name} on {dataset}: {raw['frames']} frames of {raw['videos']} videos, "
+        f"coverage {percent(raw['coverage'])}"
     )
-    table = Table("score", "value", "95 % interval (videos)", box=None, pad_edge=False)
+    _print_scores(console, [part for part in (raw, after) if part])
+    if settings:
+        console.print(f"post-processing, tuned on the run's training folds: {settings_words(run.task, settings)}")
+
+
+def _print_scores(console: Console, parts: Sequence[Mapping[str, Any]]) -> None:
+    """One row for each score, raw and, if there is a second part, post-processed; intervals come from videos."""
+    names = [name for what in ("raw", "post-processed")[: len(parts)] for name in (what, "95 % interval")]
+    table = Table("score", *names, box=None, pad_edge=False)
+    for key in parts[0]["scores"]:
+        table.add_row(SCORE_NAMES[key], *[cell for part in parts for cell in _score_cells(part, key)])
+    print_table(console, table)
+
+
+def print_oracle(console: Console, what: str, size: int, stride: int, scores: Mapping[str, Any]) -> None:
+    """The ceiling of one label per window, from ``evaluate_frames``."""
+    console.print(
+        f"{what}: true window means as prediction, windows of {size} frames every {stride}; {scores['frames']} frames "
+        f"of {scores['videos']} videos, coverage {percent(scores['coverage'])}"
+    )
+    table = Table("score", "ceiling", box=None, pad_edge=False)
     for key, value in scores["scores"].items():
-        low, high = scores["intervals"][key]
-        table.add_row(SCORE_NAMES[key], f"{value:.4f}", f"{low:.3f} to {high:.3f}")
-    _print_table(console, table)
+        table.add_row(SCORE_NAMES[key], f"{value:.4f}")
+    print_table(console, table)
 
 
 def print_predictions(console: Console, run: Run, table: pd.DataFrame, untrained: list[str]) -> None:
@@ -146,6 +203,17 @@ def print_predictions(console: Console, run: Run, table: pd.DataFrame, untrained
             spans = _segments(score > 0.5, times)
             shown = ", ".join(f"{a:.1f}-{b:.1f} s" for a, b in spans[:8]) + (" ..." if len(spans) > 8 else "")
             console.print(f"{head}; violent in {(score > 0.5).mean():.0%} of frames" + (f": {shown}" if spans else ""))
+        elif run.task.kind == "classes":
+            decided = part[[f"score_{n}" for n in run.task.score_names]].to_numpy().argmax(axis=1)
+            shares = np.bincount(decided, minlength=run.task.outputs) / len(part)
+            shown = ", ".join(
+                f"{run.task.class_names[k]} {shares[k]:.0%}" for k in np.argsort(-shares) if shares[k] > 0
+            )
+            console.print(f"{head}; {shown}")
+        elif run.task.kind == "multilabel":
+            shares = (part[[f"score_{n}" for n in run.task.score_names]].to_numpy() > 0.5).mean(axis=0)
+            shown = ", ".join(f"{n} {s:.0%}" for n, s in zip(run.task.score_names, shares, strict=True) if s > 0)
+            console.print(f"{head}; frames with {shown or 'no action unit'}")
         else:
             values = [part[f"score_{n}"].to_numpy() for n in run.task.label_names]
             words = [

@@ -11,13 +11,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from shared.annotations import annotation_files, track_to_video
+from shared.label_formats import read_labels
 from shared.manifest import TABLE_FORMAT, Manifest, Segment, TaskSource, Video
 from shared.names import unknown_name
-from train.label_formats import read_labels
-from train.labels import AlignReport, Track, align, count_valid, segments_to_frames, track_to_video
+from train.labels import AlignReport, Track, align, count_valid, segments_to_frames
 from train.tasks import Task
-
-IGNORED_NAMES = (".DS_Store", "Thumbs.db", "desktop.ini")
 
 
 @dataclass(frozen=True)
@@ -84,13 +83,16 @@ class LabelReport:
         return told
 
 
-def read_tracks(manifest: Manifest, task: Task, num_frames: Mapping[str, int]) -> tuple[list[Track], LabelReport]:
+def read_tracks(
+    manifest: Manifest, task: Task, num_frames: Mapping[str, int] | None
+) -> tuple[list[Track], LabelReport]:
     """All tracks of a task whose video is cached, with labels aligned to the decoded frames.
 
     Args:
         manifest: the data set.
         task: which labels.
-        num_frames: video id -> F of every cached video.
+        num_frames: video id -> F of every cached video. None: every annotated video counts as cached, and as long as
+            its annotation; for what needs labels only.
 
     Returns:
         Tracks sorted by name, ``labels`` (F, K), and what was left out.
@@ -109,19 +111,23 @@ def read_tracks(manifest: Manifest, task: Task, num_frames: Mapping[str, int]) -
     source, report = manifest.tasks[task.name], LabelReport()
     videos = {video.id: video for video in manifest.videos}
     if source.format == TABLE_FORMAT:
+        if num_frames is None:
+            raise ValueError("labels from a table do not say how long a video is; extract its features first")
         tracks = _from_table(source.segments, task, videos, num_frames, report)
     else:
         tracks = _from_files(manifest.root, source, videos, num_frames, report)
     ready = []
     for track in sorted(tracks, key=lambda t: t.name):
-        labels, counts = align(track.labels, num_frames[track.video_id])  # (F, K)
+        labels, counts = align(
+            track.labels, len(track.labels) if num_frames is None else num_frames[track.video_id]
+        )  # (F, K)
         report.aligned[track.name] = counts
         if counts.cut:
             report.left_out.append(LeftOut(track.name, track.split, track.fold, counts.cut))
         ready.append(replace(track, labels=labels))
     if not ready:
         raise ValueError(f"no annotation of task {task.name!r} meets a cached video. " + "; ".join(report.lines()))
-    report.without_labels = sorted(set(num_frames) - {t.video_id for t in ready})
+    report.without_labels = sorted(set(num_frames or ()) - {t.video_id for t in ready})
     digest = hashlib.sha256()
     for track in ready:
         digest.update(track.name.encode() + b"\x00" + track.labels.tobytes())
@@ -130,16 +136,18 @@ def read_tracks(manifest: Manifest, task: Task, num_frames: Mapping[str, int]) -
 
 
 def _from_files(
-    root: Path, source: TaskSource, videos: Mapping[str, Video], num_frames: Mapping[str, int], report: LabelReport
+    root: Path,
+    source: TaskSource,
+    videos: Mapping[str, Video],
+    num_frames: Mapping[str, int] | None,
+    report: LabelReport,
 ) -> list[Track]:
     tracks: list[Track] = []
     seen: dict[str, Path] = {}
-    for split, pattern in source.files.items():
-        if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
-            raise ValueError(f"annotation files must lie below {root}; the pattern {pattern!r} ({split}) leaves it")
-        files = sorted(f for f in root.glob(pattern) if f.name not in IGNORED_NAMES and not f.name.startswith("."))
+    for split, patterns in source.files.items():
+        files = annotation_files(root, patterns)
         if not files:
-            raise ValueError(f"no annotation file matches {root / pattern} ({split})")
+            raise ValueError(f"no annotation file matches {' or '.join(str(root / p) for p in patterns)} ({split})")
         for file in files:
             video_id = track_to_video(file.stem, videos)
             if video_id is None:
@@ -150,7 +158,7 @@ def _from_files(
             seen[file.stem] = file
             video = videos[video_id]
             labels = read_labels(file, source.format)
-            if video_id not in num_frames:
+            if num_frames is not None and video_id not in num_frames:
                 report.without_features.append(file.stem)
                 report.left_out.append(LeftOut(file.stem, split, video.fold, count_valid(labels)))
                 continue

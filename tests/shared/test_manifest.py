@@ -59,7 +59,7 @@ def test_toml_with_globs(tmp_path: Path) -> None:
     assert [v.group for v in found.videos] == ids(found)
     assert (found.name, found.layout, found.note, found.source) == ("data", "L", "drawn", source)
     assert found.file(found.videos[2]) == tmp_path / "d/b/x.mp4"
-    assert dict(found.tasks["va"].files) == {"train": "VA/*.txt"}
+    assert dict(found.tasks["va"].files) == {"train": ("VA/*.txt",)}
     assert ids(load_manifest(source, root=tmp_path / "d")) == ids(found)
     source.write_text("\ufeff" + source.read_text())  # as some editors save it
     assert ids(load_manifest(source)) == ids(found)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from shared.annotations import AU_NAMES, EXPR_NAMES
 from shared.cache import FeatureCache, VideoInfo
 from shared.windows import WindowSpec
 from train.data import build_windows, load_features, window_rule
@@ -29,7 +30,10 @@ DIRECTIONS = np.random.default_rng(42).normal(size=(3, DIM))  # of violence, val
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """One made-up video: labels (F, 1) and (F, 2) float32, NaN = masked; split as in an official data set."""
+    """One made-up video: labels (F, 1) and (F, 2) float32, NaN = masked; split as in an official data set.
+
+    Expressions and action units follow from violence, valence and arousal, so that the features carry them, too.
+    """
 
     id: str
     group: str
@@ -42,6 +46,15 @@ class Clip:
         return len(self.violence)
 
     def labels(self, task: str) -> np.ndarray:
+        valence, arousal = self.va[:, :1], self.va[:, 1:]
+        if task == "expr":  # (F, 1) of 0..7
+            return np.where(np.isnan(valence), np.nan, 4 * self.violence + 2 * (valence > 0) + (arousal > 0)).astype(
+                "f4"
+            )
+        if task == "au":  # (F, 12)
+            levels = [part > level for level in (-0.5, -0.2, 0, 0.2, 0.4) for part in (valence, arousal)]
+            present = np.hstack([self.violence, 1 - self.violence, *levels])
+            return np.where(np.isnan(valence), np.nan, present).astype("f4")
         return self.violence if task == "violence" else self.va
 
 
@@ -110,18 +123,25 @@ def write_labels(root: Path, clips: Iterable[Clip]) -> Path:
         (root / "videos" / f"{clip.id}.mp4").write_bytes(b"")
         rows.append(f"videos/{clip.id}.mp4,{clip.id},{clip.group}")
         dvd, va = root / "dvd" / clip.split, root / "va" / clip.split
-        for folder in (dvd, va):
+        expr, au = root / "expr" / clip.split, root / "au" / clip.split
+        for folder in (dvd, va, expr, au):
             folder.mkdir(parents=True, exist_ok=True)
         lines = [f"{i + 1},{int(v)}" for i, v in enumerate(clip.violence[:, 0])]
         (dvd / f"{clip.id}.csv").write_text("\n".join(["Frame_Number,Label", *lines]) + "\n")
         lines = ["-5,-5" if np.isnan(v) else f"{v:.4f},{a:.4f}" for v, a in clip.va]
         (va / f"{clip.id}.txt").write_text("\n".join(["valence,arousal", *lines]) + "\n")
+        lines = ["-1" if np.isnan(k) else f"{k:.0f}" for k in clip.labels("expr")[:, 0]]
+        (expr / f"{clip.id}.txt").write_text("\n".join([",".join(EXPR_NAMES), *lines]) + "\n")
+        lines = [",".join("-1" if np.isnan(k) else f"{k:.0f}" for k in row) for row in clip.labels("au")]
+        (au / f"{clip.id}.txt").write_text("\n".join([",".join(AU_NAMES), *lines]) + "\n")
     (root / "videos.csv").write_text("\n".join(rows) + "\n")
     manifest = root / "made.toml"
     manifest.write_text(
         'name = "made"\nroot = "."\nnote = "made-up data"\n[videos]\ntable = "videos.csv"\n'
         '[tasks.violence]\nformat = "dvd"\ntrain = "dvd/train/*.csv"\nval = "dvd/val/*.csv"\n'
         '[tasks.va]\nformat = "affwild2-va"\ntrain = "va/train/*.txt"\nval = "va/val/*.txt"\n'
+        '[tasks.expr]\nformat = "affwild2-expr"\ntrain = "expr/train/*.txt"\nval = "expr/val/*.txt"\n'
+        '[tasks.au]\nformat = "affwild2-au"\ntrain = "au/train/*.txt"\nval = "au/val/*.txt"\n'
     )
     return manifest
 

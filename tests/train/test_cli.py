@@ -24,7 +24,7 @@ from train.__main__ import app
 from train.show import percent
 
 QUICK = ["--hidden", "8", "--epochs", "4", "--learning-rate", "0.02", "--batch-size", "16"]
-COMMANDS = ["cv", "predict", "evaluate", "report"]
+COMMANDS = ["cv", "predict", "evaluate", "report", "submit", "validate-submission", "oracle", "audit", "ablate"]
 
 
 def call(*arguments: object) -> Result:
@@ -117,7 +117,9 @@ def test_the_table_of_the_paper_is_printed(trained: SimpleNamespace) -> None:
     for name, gap in metrics_of(trained.violence)["differences"].items():
         low, high = gap["interval"]
         row = next(line for line in trained.output["violence"].splitlines() if line.startswith(f"{name} "))
-        assert row.rstrip().endswith(f"{gap['value']:+.3f} ({low:.3f} to {high:.3f})")
+        after = metrics_of(trained.violence)["postprocessed"]["differences"][name]
+        cells = [f"{gap['value']:+.3f} ({low:.3f} to {high:.3f})", f"{after['value']:+.3f}"]
+        assert -1 < row.find(cells[0]) < row.rfind(cells[1])  # raw first, post-processed to its right
     lines = trained.output["violence"].splitlines()
     table = lines[next(i for i, line in enumerate(lines) if line.startswith("all folds pooled")) :]
     assert max(len(line) for line in table if not line.startswith(("run:", "report:"))) <= 80
@@ -395,7 +397,12 @@ def test_report_is_written_again(trained, tmp_path: Path) -> None:
         (["--task", "va", "--loss", "mze"], "did you mean 'mse'"),
         (["--task", "va", "--loss", "focal"], "takes the losses mse, ccc, mse_ccc, not 'focal'"),
         (["--task", "va", "--folds", "grup"], "did you mean 'group'"),
-        (["--task", "va", "--folds", "random-windows"], "unknown kind of folds"),
+        (["--task", "va", "--folds", "random"], "did you mean 'random-windows'"),
+        (["--task", "va", "--folds", "random-windows", "--permute-labels"], "no control on random windows"),
+        (["--task", "va", "--preset", "augmentd"], "did you mean 'augmented'"),
+        (["--task", "va", "--augment", "nois=0.1"], "did you mean 'noise'"),
+        (["--task", "va", "--augment", "mixup=-1"], "augmentation mixup must be 0 (off) or more, found -1"),
+        (["--task", "va", "--autoencode", "-1"], "autoencode must be 0 (off) or more"),
         (["--task", "va", "--folds", "column"], "fold column must name folds"),
         (["--task", "va", "--window-label", "meen"], "did you mean 'mean'"),
         (["--task", "va", "--window-label", "any"], "takes mean or center"),

@@ -14,13 +14,13 @@ from train.crossval import (
     constant_baseline,
     cross_validate,
     split_windows,
-    summarise,
     untested_frames,
 )
 from train.evaluate import evaluate_frames
 from train.folds import FoldError
 from train.labels import Track
 from train.runs import create_run
+from train.summary import summarise
 from train.tracks import LeftOut
 
 CONFIG = TrainConfig(head="video", head_options={"hidden": 4, "mlp": 4}, learning_rate=0.02, max_epochs=3, num_folds=4)

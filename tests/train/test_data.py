@@ -60,7 +60,27 @@ def test_a_tie_is_not_a_majority_and_exactly_half_valid_is_enough() -> None:
         window_labels(labels, *bounds, "median", 0.5)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_the_majority_of_classes_is_the_commonest_and_of_equally_common_ones_the_smallest(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 8, (60, 1)).astype(np.float32)
+    labels[rng.random(60) < 0.3] = np.nan
+    starts = rng.integers(0, 60, 30)
+    stops = np.minimum(starts + rng.integers(1, 20, 30), 60)
+    for (found,), start, stop in zip(window_labels(labels, starts, stops, "majority", 0.0), starts, stops, strict=True):
+        valid = [int(v) for (v,) in labels[start:stop].tolist() if not np.isnan(v)]
+        if valid:
+            assert found == min(range(8), key=lambda k: (-valid.count(k), k))
+        else:
+            assert np.isnan(found)
+
+
 def test_rules_that_make_no_sense_for_a_task_are_refused() -> None:
+    assert [window_rule(TASKS[t], None) for t in ("expr", "au")] == ["majority", "majority"]
+    assert window_rule(TASKS["au"], "any") == "any"
+    for rule in ("any", "mean"):
+        with pytest.raises(ValueError, match="'expr' takes majority or center"):
+            window_rule(TASKS["expr"], rule)
     assert window_rule(TASKS["va"], None) == "mean"
     assert window_rule(TASKS["violence"], "any") == "any"
     for task, rule in (("va", "majority"), ("va", "any"), ("violence", "mean")):

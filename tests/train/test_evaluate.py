@@ -7,10 +7,13 @@ from sklearn.metrics import f1_score
 from train.evaluate import (
     TrackScores,
     compare_frames,
+    constant_scores,
     evaluate_frames,
     evaluate_windows,
     frame_scores,
+    label_columns,
     predictions_table,
+    score_columns,
     tracks_to_frames,
 )
 from train.labels import Track
@@ -41,6 +44,12 @@ def made_results(task_name: str, seed: int = 0) -> list[TrackScores]:
         num_frames = int(rng.integers(30, 90))
         if task_name == "violence":
             labels = (rng.random((num_frames, 1)) < rng.random()).astype(np.float32)
+            scores = np.clip(0.5 * labels + rng.normal(0.25, 0.3, labels.shape), 0, 1).astype(np.float64)
+        elif task_name == "expr":
+            labels = rng.integers(0, 8, (num_frames, 1)).astype(np.float32)
+            scores = rng.dirichlet(np.ones(8), num_frames) + 0.3 * (labels == np.arange(8))
+        elif task_name == "au":
+            labels = (rng.random((num_frames, 12)) < 0.3).astype(np.float32)
             scores = np.clip(0.5 * labels + rng.normal(0.25, 0.3, labels.shape), 0, 1).astype(np.float64)
         else:
             labels = np.clip(rng.normal(0, 0.4, (num_frames, 2)), -1, 1).astype(np.float32)
@@ -76,7 +85,28 @@ def test_official_scores_of_all_frames_together(seed: int) -> None:
     assert [found["scores"]["ccc_valence"], found["scores"]["ccc_arousal"]] == pytest.approx(both, abs=1e-10)
 
 
-@pytest.mark.parametrize("name", ["violence", "va"])
+@pytest.mark.parametrize("seed", range(3))
+def test_official_scores_of_expressions_and_units(seed: int) -> None:
+    results = made_results("expr", seed)
+    labels, scores = pooled(results)
+    expected = f1_score(labels[:, 0], scores.argmax(1), average="macro", labels=range(8))
+    assert evaluate_frames(TASKS["expr"], results)["value"] == pytest.approx(expected, abs=1e-12)
+    results = made_results("au", seed)
+    labels, scores = pooled(results)
+    expected = f1_score(labels > 0.5, scores > 0.5, average="macro")
+    assert evaluate_frames(TASKS["au"], results)["value"] == pytest.approx(expected, abs=1e-12)
+
+
+def test_constants_say_the_mean_the_majority_or_the_shares() -> None:
+    assert constant_scores(TASKS["va"], np.float32([[0, 1], [0.5, 0]])).tolist() == [0.25, 0.5]
+    assert constant_scores(TASKS["violence"], np.float32([[1], [1], [0]])).tolist() == [1.0]
+    assert constant_scores(TASKS["expr"], np.float32([[3], [3], [0], [7]])).tolist() == [0.25, 0, 0, 0.5, 0, 0, 0, 0.25]
+    units = np.zeros((4, 12), np.float32)
+    units[:3, 2] = 1
+    assert constant_scores(TASKS["au"], units).tolist() == [0, 0, 1, *[0] * 9]
+
+
+@pytest.mark.parametrize("name", TASKS)
 def test_coverage_counts_and_interval(name: str) -> None:
     results = made_results(name)
     found = evaluate_frames(TASKS[name], results)
@@ -95,10 +125,13 @@ def test_coverage_counts_and_interval(name: str) -> None:
         evaluate_frames(TASKS[name], unlabelled)
 
 
-@pytest.mark.parametrize("name", ["violence", "va"])
+@pytest.mark.parametrize("name", TASKS)
 def test_two_predictors_are_compared_on_the_same_videos(name: str) -> None:
     results = made_results(name)
+    rng = np.random.default_rng(1)
     worse = [TrackScores(r.track, r.scores * 0.4, r.fold) for r in results]
+    if name in ("expr", "au"):  # argmax does not care for a factor
+        worse = [TrackScores(r.track, r.scores + rng.random(r.scores.shape), r.fold) for r in results]
     gap = compare_frames(TASKS[name], results, worse)
     ours, other = (evaluate_frames(TASKS[name], r) for r in (results, worse))
     assert gap.value == pytest.approx(ours["value"] - other["value"])
@@ -119,23 +152,25 @@ def test_window_scores() -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["violence", "va"])
+@pytest.mark.parametrize("name", TASKS)
 def test_predictions_table_holds_every_frame(name: str) -> None:
     results = made_results(name)
     table = predictions_table(TASKS[name], results)
     assert len(table) == sum(len(r.labels) for r in results)
-    names = (
-        [("label", "score")] if name == "violence" else [(f"label_{n}", f"score_{n}") for n in ("valence", "arousal")]
-    )
-    assert list(table) == ["track", "video", "frame", *[c for pair in names for c in pair], "fold"]
+    task = TASKS[name]
+    labels, scores = ([f"label{c}" for c in label_columns(task)], [f"score{c}" for c in score_columns(task)])
+    columns = {"violence": ["label", "score"], "expr": ["label", *scores]}
+    between = columns.get(name) or [c for pair in zip(labels, scores, strict=True) for c in pair]
+    assert sorted(between) == sorted(list(table)[3:-1])
+    assert list(table)[:3] == ["track", "video", "frame"]
+    assert {"violence": "score", "va": "score_arousal", "expr": "score_surprise", "au": "score_AU26"}[name] in table
     for r in results:
         part = table[table["track"] == r.track.name]
         assert set(part["video"]) == {r.track.video_id}
         assert set(part["fold"]) == {r.fold}
         assert part["frame"].tolist() == list(range(len(r.labels)))
-        for k, (label, score) in enumerate(names):
-            np.testing.assert_array_equal(part[label], r.labels[:, k])
-            np.testing.assert_allclose(part[score], r.scores[:, k], rtol=1e-6)
+        np.testing.assert_array_equal(part[labels], r.labels)
+        np.testing.assert_allclose(part[scores], r.scores, rtol=1e-6)
 
 
 def test_tracks_to_frames_takes_only_the_windows_asked_for(problem) -> None:

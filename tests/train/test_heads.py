@@ -144,7 +144,7 @@ def test_unknown_head_gets_the_closest_match() -> None:
 
 
 def test_naming_heads_labels_folds_and_tasks_does_not_import_torch() -> None:
-    code = "import sys, train.heads, train.label_formats, train.folds, train.tasks; sys.exit('torch' in sys.modules)"
+    code = "import sys, train.heads, shared.label_formats, train.folds, train.tasks; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -175,6 +175,40 @@ def test_checkpoint_names_of_gru_and_attention_are_those_of_torch() -> None:
     assert set(CrossAttention(4, 2, 0.0).state_dict()) == set(nn.MultiheadAttention(4, 2).state_dict())
     assert "grus.video.weight_ih_l0" in make_head("cross_gru").state_dict()
     assert "attend.text.in_proj_weight" in make_head("cross_gru").state_dict()
+
+
+# --- pairs and mean pooling ---
+
+
+@pytest.mark.parametrize("pair", ["video_image", "image_text", "video_text"])
+def test_a_pair_reads_both_of_its_streams_and_no_third(pair: str) -> None:
+    head, streams = make_head(pair).eval(), make_streams()
+    assert set(head.streams) == set(pair.split("_"))
+    assert "image" not in head.streams or head.streams[0] == "image"  # the query, as in cross_gru
+    for stream in DIMS:
+        other = streams | {stream: make_streams(seed=1)[stream]}
+        moved = (head(other)["output"] - head(streams)["output"]).abs().max().item()
+        assert (moved > 1e-3) == (stream in head.streams)
+
+
+def test_a_pair_is_a_branch_of_the_default_head() -> None:
+    """With the same weights, what `video_image` fuses is the z_video of `cross_gru`, and `image_text` its z_text."""
+    full, streams = make_head("cross_gru").eval(), make_streams()
+    for name, memory in (("video_image", "video"), ("image_text", "text")):
+        pair = make_head(name, seed=1).eval()
+        for part, own in (("grus.image", pair.grus["image"]), (f"grus.{memory}", pair.grus[memory])):
+            own.load_state_dict(full.get_submodule(part).state_dict())
+        pair.attend.load_state_dict(full.attend[memory].state_dict())
+        pair.norm.load_state_dict(full.norm[memory].state_dict())
+        torch.testing.assert_close(pair(streams)["fused"], full(streams)[f"z_{memory}"])
+
+
+@pytest.mark.parametrize("name", ["mean_pool", "concat"])
+def test_mean_pooling_alone_does_not_know_order(name: str) -> None:
+    head, streams = make_head(name).eval(), make_streams()
+    backwards = {s: x.flip(1) for s, x in streams.items()}
+    moved = (head(backwards)["output"] - head(streams)["output"]).abs().max().item()
+    assert moved < 1e-6 if name == "mean_pool" else moved > 1e-3
 
 
 # --- equations 1-9 as printed ---

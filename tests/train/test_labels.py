@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from train.labels import LabelError, Track, align, segments_to_frames, track_to_video
+from shared.annotations import LabelError, track_to_video
+from train.labels import Track, align, segments_to_frames
 
 NAN = np.nan
 

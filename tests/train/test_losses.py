@@ -8,7 +8,7 @@ import torch
 from torch.func import grad, vmap
 from torch.nn import functional as F
 
-from train.losses import LOSSES, ccc, cross_entropy, focal, loss_named, mse, mse_ccc
+from train.losses import LOSSES, bce, ccc, class_weights, cross_entropy, focal, loss_named, mse, mse_ccc
 from train.tasks import TASKS, task_named
 
 torch.set_num_threads(1)
@@ -104,6 +104,26 @@ def test_every_loss_is_a_scalar_of_at_least_float32_and_vmaps(name: str) -> None
     assert loss(outputs[0], targets[0]).shape == ()
 
 
+def test_bce_is_the_weighted_formula() -> None:
+    rng = torch.Generator().manual_seed(0)
+    outputs, targets = torch.randn(20, 3, generator=rng).double(), torch.randint(0, 2, (20, 3), generator=rng)
+    weights = torch.tensor([[0.6, 1.0, 2.0], [3.0, 1.0, 0.5]]).double()
+    p = torch.sigmoid(outputs)
+    each = torch.where(targets == 1, -weights[1] * p.log(), -weights[0] * (1 - p).log())
+    torch.testing.assert_close(bce(outputs, targets, class_weights=weights), each.mean())
+    torch.testing.assert_close(bce(outputs, targets), bce(outputs, targets, class_weights=torch.ones(2, 3)))
+
+
+def test_class_weights_are_inverse_frequencies() -> None:
+    weights = class_weights(TASKS["expr"], torch.tensor([0, 0, 0, 0, 1, 1, 2, 3]))
+    torch.testing.assert_close(weights[:4], torch.tensor([8 / 32, 8 / 16, 8 / 8, 8 / 8]))
+    assert torch.isfinite(weights).all()  # also of classes that never occur
+    units = torch.zeros(10, 12)
+    units[0, 0], units[:5, 1] = 1, 1
+    weights = class_weights(TASKS["au"], units)  # HSEmotion ABAW-6: total / (2 n_0), total / (2 n_1)
+    torch.testing.assert_close(weights[:, :2], torch.tensor([[10 / 18, 1.0], [10 / 2, 1.0]]))
+
+
 def test_unknown_names_get_the_closest() -> None:
     with pytest.raises(ValueError, match="did you mean 'focal'"):
         loss_named("focall")
@@ -116,4 +136,5 @@ def test_tasks_name_losses_that_exist() -> None:
         assert task.name == name
         assert task.default_loss in task.losses
         assert set(task.losses) <= set(LOSSES)
-        assert task.kind == "regression" or len(task.class_names) == task.outputs
+        assert len(task.class_names) == (task.outputs if task.kind in ("binary", "classes") else 0)
+        assert len(task.score_names) == (1 if task.kind == "binary" else task.outputs)

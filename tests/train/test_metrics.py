@@ -8,7 +8,7 @@ from torchmetrics.functional import concordance_corrcoef
 from torchmetrics.functional.classification import multiclass_f1_score
 
 from train.bootstrap import bootstrap_interval, paired_bootstrap, resample_videos
-from train.metrics import TASK_METRICS, va_scores, violence_scores
+from train.metrics import TASK_METRICS, au_scores, expr_scores, va_scores, violence_scores
 from train.tasks import TASKS
 
 torch.set_num_threads(1)
@@ -34,7 +34,21 @@ def va_video(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return pred, label
 
 
-VIDEO = {"violence": violence_video, "va": va_video}
+def expr_video(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    label = rng.choice(8, rng.integers(20, 300), p=rng.dirichlet(np.ones(8))).astype(np.float32)
+    decided = np.where(rng.random(len(label)) < 0.5, label, rng.integers(0, 8, len(label)))
+    label[rng.random(len(label)) < 0.1] = NAN
+    return decided, label
+
+
+def au_video(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    label = (rng.random((rng.integers(20, 300), 12)) < rng.uniform(0.02, 0.7, 12)).astype(np.float32)
+    prob = np.clip(0.5 * label + rng.normal(0.25, 0.2, label.shape), 0, 1)
+    label[rng.random(len(label)) < 0.1] = NAN
+    return prob, label
+
+
+VIDEO = {"violence": violence_video, "va": va_video, "expr": expr_video, "au": au_video}
 
 
 def videos_of(task: str, num: int = 12, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -51,6 +65,52 @@ def test_every_task_has_a_metric_with_its_primary_score() -> None:
     for name, metric in TASK_METRICS.items():
         assert metric.primary == TASKS[name].metric
         assert metric.primary in metric.scores(*pooled(videos_of(name, 2)))
+
+
+# --- expressions and action units ---
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_expr_scores_are_those_of_scikit_learn(seed: int) -> None:
+    decided, label = pooled(videos_of("expr", seed=seed))
+    keep = np.isfinite(label)
+    truth, found = label[keep].astype(int), decided[keep].astype(int)
+    scores = expr_scores(decided, label)
+    assert scores["macro_f1"] == pytest.approx(f1_score(truth, found, average="macro", labels=range(8)), abs=1e-12)
+    own = [value for name, value in scores.items() if name.startswith("f1_")]
+    np.testing.assert_allclose(own, f1_score(truth, found, average=None, labels=range(8)), atol=1e-12)
+    assert scores["accuracy"] == pytest.approx(accuracy_score(truth, found), abs=1e-12)
+    assert list(scores)[1:3] == ["f1_neutral", "f1_anger"]
+
+
+def test_an_expression_that_never_occurs_counts_as_zero() -> None:
+    label = np.r_[np.zeros(50), np.ones(50)]
+    assert expr_scores(label, label)["macro_f1"] == pytest.approx(2 / 8)
+    with pytest.raises(ValueError, match="class numbers from 0 to 7"):
+        expr_scores(label + 7, label)
+    with pytest.raises(ValueError, match="class numbers from 0 to 7"):
+        expr_scores(label, label + 0.5)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_au_scores_are_those_of_scikit_learn(seed: int) -> None:
+    prob, label = pooled(videos_of("au", seed=seed))
+    keep = np.isfinite(label).all(1)
+    truth, found = label[keep].astype(int), (prob[keep] > 0.5).astype(int)
+    scores = au_scores(prob, label)
+    own = [f1_score(truth[:, k], found[:, k]) for k in range(12)]
+    np.testing.assert_allclose(list(scores.values())[1:], own, atol=1e-12)
+    assert scores["f1_mean"] == pytest.approx(f1_score(truth, found, average="macro"), abs=1e-12)
+    assert list(scores)[:2] == ["f1_mean", "f1_au1"]
+
+
+def test_action_units_of_another_shape_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"must be \(n, 12\)"):
+        au_scores(np.zeros((5, 8)), np.zeros((5, 8)))
+    with pytest.raises(ValueError, match="must be 0, 1 or NaN"):
+        au_scores(np.zeros((5, 12)), np.full((5, 12), 2.0))
+    with pytest.raises(ValueError, match="no labelled frame"):
+        au_scores(np.zeros((5, 12)), np.full((5, 12), NAN))
 
 
 # --- violence ---

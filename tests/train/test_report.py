@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 
 from train.config import TrainConfig
-from train.crossval import CrossValidation, summarise
+from train.crossval import CrossValidation
 from train.data import Caption
 from train.evaluate import TrackScores, predictions_table
 from train.labels import Track
+from train.postprocess import apply_all, tune
 from train.report import write_report
 from train.runs import Run, create_run, write_json
 from train.show import percent
+from train.summary import summarise
 from train.tasks import TASKS
 
 # matplotlib still calls what newer pyparsing has renamed; nothing of ours is behind it.
@@ -47,13 +49,19 @@ def make_run(root: Path, task_name: str, num_tracks: int = 6, num_folds: int = 2
     task, rng, result = TASKS[task_name], np.random.default_rng(0), CrossValidation()
     for i in range(num_tracks):
         labels = rng.uniform(-1, 1, (40, len(task.label_names))).astype(np.float32)
-        if task.kind == "binary":
+        if task.kind in ("binary", "multilabel"):
             labels = (labels > 0).astype(np.float32)
+        elif task.kind == "classes":
+            labels = rng.integers(0, 8, (40, 1)).astype(np.float32)
         labels[5:9] = np.nan
         scores = np.clip(0.7 * labels + 0.1, *task.label_range).astype(np.float64)
+        if task.kind == "classes":
+            scores = rng.dirichlet(np.ones(8), 40)
         scores[10:14] = np.nan
         track = Track(f"{name}{i}", f"{name}{i}", f"g{i}", None, None, labels, "x")
         result.frames.append(TrackScores(track, scores, i % num_folds))
+    settings = tune(task, result.frames)
+    result.processed = apply_all(task, settings, result.frames)
     history = [
         {"epoch": e + 1, "train_loss": 1 / (e + 1), "val_loss": 1.0, "val_score": e / 9, "seconds": 0.1}
         for e in range(3)
@@ -65,11 +73,14 @@ def make_run(root: Path, task_name: str, num_tracks: int = 6, num_folds: int = 2
         write_json(run.history(fold), {"best_epoch": 2, "history": history})
         result.fold_frames.append(0.5)
         result.fold_windows.append(0.5)
+        result.fold_processed.append(0.25)
+        result.settings.append(settings)
         result.best_epochs.append(2)
     floor = [replace(r, scores=np.full_like(r.scores, 0.25)) for r in result.frames]
     for r, known in zip(floor, result.frames, strict=True):
         r.scores[np.isnan(known.scores)] = np.nan
-    metrics = summarise(task, result, {"constant": floor, "video": result.frames}, left_out=1)
+    frames = {"constant": floor, "video": result.frames}
+    metrics = summarise(task, result, frames, left_out=1, processed={"video": result.processed})
     write_json(run.path / "metrics.json", metrics | {"head": "cross_gru", "notes": [EVIL], "labels": ["1 track"]})
     predictions_table(task, result.frames).to_parquet(run.path / "predictions.parquet", index=False)
     return run
@@ -82,7 +93,7 @@ def read(run: Run, captions=lambda video: []) -> tuple[Links, str]:
     return Links(text), text
 
 
-@pytest.mark.parametrize("task", ["violence", "va"])
+@pytest.mark.parametrize("task", TASKS)
 def test_nothing_is_fetched_and_nothing_runs(tmp_path: Path, task: str) -> None:
     links, page = read(make_run(tmp_path, task), lambda video: [Caption(8, EVIL, "/9j/4AAQ", 1.5), Caption(24, "calm")])
     assert links.links
@@ -99,9 +110,10 @@ def test_nothing_is_fetched_and_nothing_runs(tmp_path: Path, task: str) -> None:
         assert "<script" not in svg
 
 
-@pytest.mark.parametrize("task", ["violence", "va"])
+@pytest.mark.parametrize("task", TASKS)
 def test_what_the_page_holds(tmp_path: Path, task: str) -> None:
     run = make_run(tmp_path, task)
+    after = run.metrics["postprocessed"]
     links, page = read(run, lambda video: [Caption(8 * k, f"caption {k} of {video}") for k in range(30)])
     assert f"{run.metrics['value']:.3f}" in links.text
     assert len(re.findall(r"tested by fold", links.text)) == 4
@@ -111,8 +123,11 @@ def test_what_the_page_holds(tmp_path: Path, task: str) -> None:
     low, high = gap["interval"]
     assert f"{gap['value']:+.3f} ({low:.3f} to {high:.3f})" in links.text
     assert "+0.000 (0.000 to 0.000)" in links.text  # the "video" head is the main one here
+    low, high = after["gain"]["interval"]
+    assert f"it changes the score by {after['gain']['value']:+.3f} ({low:.3f} to {high:.3f})" in links.text
+    assert f"{after['value']:.3f}" in links.text
     assert f"frame coverage {percent(run.metrics['coverage'])}" in " ".join(links.text.split())
-    assert ("confusion matrix" if task == "violence" else "prediction against truth") in page
+    assert ("confusion matrix" if task in ("violence", "expr") else "prediction against truth") in page
     shown = re.findall(r"caption (\d+) of (clip\d)", links.text)
     assert len(shown) == 24  # six of thirty under each of four
     assert {k for k, _ in shown} >= {"0", "29"}
@@ -120,7 +135,7 @@ def test_what_the_page_holds(tmp_path: Path, task: str) -> None:
     assert "captioner wrote" not in again
 
 
-@pytest.mark.parametrize("task", ["violence", "va"])
+@pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize(("num_tracks", "num_folds"), [(1, 1), (3, 3), (9, 1), (20, 10)])
 def test_few_and_many(tmp_path: Path, task: str, num_tracks: int, num_folds: int) -> None:
     links, _ = read(make_run(tmp_path, task, num_tracks, num_folds))
@@ -128,7 +143,7 @@ def test_few_and_many(tmp_path: Path, task: str, num_tracks: int, num_folds: int
     assert f"fold {num_folds}" in links.text
 
 
-@pytest.mark.parametrize("task", ["violence", "va"])
+@pytest.mark.parametrize("task", TASKS)
 def test_a_track_without_scores_or_labels_does_not_stop_it(tmp_path: Path, task: str) -> None:
     import pandas as pd
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from shared.annotations import LabelError
 from shared.manifest import load_manifest
-from train.labels import LabelError, Track
+from train.labels import Track
 from train.tasks import TASKS
 from train.tracks import LeftOut, permute_labels, read_tracks
 

@@ -30,7 +30,7 @@ class StreamGrus(nn.ModuleDict):
         Raises:
             ValueError: A stream has no entry in `dims`.
         """
-        _require(streams, dims, "is missing from the cached streams")
+        require_streams(streams, dims, "is missing from the cached streams")
         super().__init__({stream: Gru(dims[stream], hidden) for stream in streams})
 
     def forward(self, streams: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -39,17 +39,45 @@ class StreamGrus(nn.ModuleDict):
         Raises:
             ValueError: A stream is missing, or has another rank or feature size than its GRU.
         """
-        _require(list(self), streams, "was not given")
-        states = {}
-        for name, gru in self.items():
-            x = streams[name]
-            if x.ndim != 3 or x.shape[-1] != gru.input_size:
-                raise ValueError(f"stream {name!r} must be (B, T, {gru.input_size}), not {tuple(x.shape)}")
-            states[name] = gru(x)  # (B, T_s, H)
-        return states
+        require_streams(list(self), streams, "was not given")
+        return {name: gru(checked(name, streams[name], gru.input_size)) for name, gru in self.items()}
 
 
-def _require(needed: Sequence[str], given: Mapping[str, object], trouble: str) -> None:
+class StreamMeans(nn.ModuleDict):
+    """One linear map per stream, of the mean over its steps: what a stream says when order does not count."""
+
+    def __init__(self, streams: Sequence[str], dims: Mapping[str, int], hidden: int) -> None:
+        """Build the maps.
+
+        Raises:
+            ValueError: A stream has no entry in `dims`.
+        """
+        require_streams(streams, dims, "is missing from the cached streams")
+        super().__init__({stream: nn.Linear(dims[stream], hidden) for stream in streams})
+
+    def forward(self, streams: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Stream -> (B, T_s, D_s) float32 becomes stream -> (B, H); other streams are ignored.
+
+        Raises:
+            ValueError: A stream is missing, or has another rank or feature size than its map.
+        """
+        require_streams(list(self), streams, "was not given")
+        return {s: linear(mean_pool(checked(s, streams[s], linear.in_features))) for s, linear in self.items()}
+
+
+def checked(name: str, x: Tensor, dim: object) -> Tensor:
+    """The stream itself, if it is (B, T, dim), dim an int.
+
+    Raises:
+        ValueError: Another rank or feature size.
+    """
+    if x.ndim != 3 or x.shape[-1] != dim:
+        raise ValueError(f"stream {name!r} must be (B, T, {dim}), not {tuple(x.shape)}")
+    return x
+
+
+def require_streams(needed: Sequence[str], given: Mapping[str, object], trouble: str) -> None:
+    """Raise ValueError where a stream that a head reads is not at hand; `trouble` says what is wrong with it."""
     for name in needed:
         if name not in given:
             raise ValueError(

@@ -93,11 +93,18 @@ class HeadModel(nn.Module):
         self.head = head
         self.standardizers = nn.ModuleDict({s: standardizers[s] for s in self.streams})
 
+    def standardize(self, streams: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Raw features of each stream (B, T_s, D_s) -> float32, standardised; streams the head does not read go.
+
+        Raises:
+            ValueError: A stream has another feature size.
+        """
+        return {s: self.standardizers[s](streams[s]) for s in self.streams if s in streams}
+
     def forward(self, streams: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Raw features of each stream (B, T_s, D_s) -> what the head returns, "output" (B, K) among it.
 
         Raises:
             ValueError: A stream is missing or has the wrong shape.
         """
-        ready = {s: self.standardizers[s](streams[s]) for s in self.streams if s in streams}
-        return self.head(ready)
+        return self.head(self.standardize(streams))

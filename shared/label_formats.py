@@ -6,30 +6,37 @@ error with file and line.
 
 import io
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
 
+from shared.annotations import AU_NAMES, EXPR_NAMES, MAX_FRAMES, VA_NAMES, LabelError
 from shared.names import unknown_name
-from train.labels import MAX_FRAMES, LabelError
 
 MASKED_DVD = -1.0
 MASKED_VA = -5.0
+MASKED_CLASS = -1.0  # EXPR and AU
 
-VA_HEADER = ("valence", "arousal")
+
+def _lower(names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name.lower() for name in names)
+
+
 # Headers of the neighbouring files in an Aff-Wild2 download, so that a wrong folder is named and not just refused.
-_EXPR_7 = ("neutral", "anger", "disgust", "fear", "happiness", "sadness", "surprise")
-_OTHER_HEADERS: Mapping[tuple[str, ...], str] = MappingProxyType(
+_KNOWN_HEADERS: Mapping[tuple[str, ...], str] = MappingProxyType(
     {
-        (*_EXPR_7, "other"): "an EXPR file (8 expressions)",
-        _EXPR_7: "an EXPR file of the 2020 edition (7 expressions)",
-        tuple(f"au{n}" for n in (1, 2, 4, 6, 7, 10, 12, 15, 23, 24, 25, 26)): "an AU file (12 action units)",
+        VA_NAMES: "a VA file",
+        _lower(EXPR_NAMES): "an EXPR file (8 expressions)",
+        _lower(EXPR_NAMES[:7]): "an EXPR file of the 2020 edition (7 expressions)",
+        _lower(AU_NAMES): "an AU file (12 action units)",
         tuple(f"au{n}" for n in (1, 2, 4, 6, 12, 15, 20, 25)): "an AU file of the 2020 edition (8 action units)",
         ("frame_number", "label"): "a DVD file",
-        ("image_location", *VA_HEADER): "a VA submission template, which holds no labels",
+        ("image_location", *VA_NAMES): "a VA submission template, which holds no labels",
+        ("image_location", *_lower(EXPR_NAMES)): "an EXPR submission template, which holds no labels",
+        ("image_location", *_lower(AU_NAMES)): "an AU submission template, which holds no labels",
         ("arousal", "valence"): "a VA file with its columns swapped",
     }
 )
@@ -60,36 +67,67 @@ def _is_number(text: str) -> bool:
         return False
 
 
-def _parse_pairs(
-    path: Path, body: str, expected: str, columns: tuple[int, int] = (0, 1), num_fields: int = 2
+def _parse_rows(
+    path: Path, body: str, expected: str, num_fields: int, columns: Sequence[int] | None = None
 ) -> np.ndarray:
-    """Two numeric columns of comma-separated rows -> (rows, 2) float64, vectorised.
+    """Numeric columns of comma-separated rows -> (rows, columns) float64, vectorised.
 
     The line at fault is looked for only on failure. Blank lines between rows are errors and not skipped: a skipped
-    line would shift every later frame. With more than two columns the others may hold anything.
+    line would shift every later frame.
+
+    Args:
+        path: For messages.
+        body: The text after the header.
+        expected: A good row, in words.
+        num_fields: Fields of a row.
+        columns: The fields to read, in this order; others may hold anything. None, or all: no row may have more.
     """
-    wanted = list(columns) if num_fields > 2 else None
+    wanted = list(range(num_fields) if columns is None else columns)
+    every = len(wanted) == num_fields
     try:
         table = pd.read_csv(
             io.StringIO(body),
             header=None,
-            usecols=wanted,
-            dtype=dict.fromkeys(columns, np.float64),
+            usecols=None if every else wanted,
+            dtype=dict.fromkeys(wanted, np.float64),
             skip_blank_lines=False,
             keep_default_na=False,
         )
-        pairs = table[list(columns)].to_numpy(np.float64)  # (rows, 2)
-        if table.shape[1] == 2 and np.isfinite(pairs).all():
-            return pairs
+        rows = table[wanted].to_numpy(np.float64)  # (rows, columns)
+        if table.shape[1] == len(wanted) and np.isfinite(rows).all():
+            return rows
     except (ValueError, KeyError):  # ValueError includes the errors of the pandas parser
         pass
     for line, text in enumerate(body.split("\n"), start=2):
         fields = text.split(",")
-        complete = len(fields) == num_fields if wanted is None else len(fields) > max(columns)
-        if not complete or not all(_is_number(fields[i]) for i in columns):
+        complete = len(fields) == num_fields if every else len(fields) > max(wanted)
+        if not complete or not all(_is_number(fields[i]) for i in wanted):
             raise LabelError(path, line, expected, repr(text.strip()))
     # Python and pandas differ on a few spellings of a number, such as 1_000.
     raise LabelError(path, None, expected, "a number that is not written as a plain decimal")
+
+
+def _affwild2_body(path: Path, names: Sequence[str]) -> str:
+    """The rows of an Aff-Wild2 file whose header is checked.
+
+    Raises:
+        LabelError: The header of another task or edition (the message says which), or no rows.
+    """
+    header, _, body = _read_text(path).partition("\n")
+    if _names(header) != _lower(names):
+        seems = _KNOWN_HEADERS.get(_names(header))
+        found = repr(header.strip()[:80]) + (f": this seems to be {seems}" if seems else "")
+        raise LabelError(path, 1, f"the header {','.join(names)!r}", found)
+    if not body:
+        raise LabelError(path, None, "at least one row", "only a header")
+    return body
+
+
+def _refuse(path: Path, bad: np.ndarray | np.bool, expected: str, values: np.ndarray) -> None:
+    """Raise at the first row where `bad` (rows,) is true; `values` is (rows, columns)."""
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise LabelError(path, row + 2, expected, ",".join(f"{value:g}" for value in values[row]))
 
 
 def _dvd_columns(path: Path, header: str) -> tuple[int, int]:
@@ -124,18 +162,12 @@ def read_dvd_csv(path: Path | str) -> np.ndarray:
     frame_at, label_at = _dvd_columns(path, header)
     if not body:
         raise LabelError(path, None, "at least one row", "only a header")
-    number, label = _parse_pairs(
-        path, body, "a row of numbers 'Frame_Number,Label'", (frame_at, label_at), len(_names(header))
-    ).T  # (rows,) each
-
-    def refuse(bad: np.ndarray, expected: str, values: np.ndarray) -> None:
-        if bad.any():
-            row = int(np.argmax(bad))
-            raise LabelError(path, row + 2, expected, f"{values[row]:g}")
-
+    names, columns = _names(header), (frame_at, label_at)
+    rows = _parse_rows(path, body, "a row of numbers 'Frame_Number,Label'", len(names), columns)
+    number, label = rows.T  # (rows,) each
     whole = (number == np.floor(number)) & (number >= 1) & (number <= MAX_FRAMES)
-    refuse(~whole, f"a whole Frame_Number from 1 to {MAX_FRAMES}", number)
-    refuse(~np.isin(label, (0.0, 1.0, MASKED_DVD)), "a Label of 0, 1 or -1 (masked)", label)
+    _refuse(path, ~whole, f"a whole Frame_Number from 1 to {MAX_FRAMES}", number[:, None])
+    _refuse(path, ~np.isin(label, (0.0, 1.0, MASKED_DVD)), "a Label of 0, 1 or -1 (masked)", label[:, None])
     index = number.astype(np.int64) - 1  # 1-based file -> 0-based frame
     _refuse_conflicts(path, index, label)
     labels = np.full((int(index.max()) + 1, 1), np.nan, np.float32)  # (L, 1)
@@ -172,30 +204,63 @@ def read_affwild2_va(path: Path | str) -> np.ndarray:
             a blank line between rows, or a value outside [-1, 1] other than -5.
     """
     path = Path(path)
-    header, _, body = _read_text(path).partition("\n")
-    if _names(header) != VA_HEADER:
-        seems = _OTHER_HEADERS.get(_names(header))
-        found = repr(header.strip()[:80]) + (f": this seems to be {seems}" if seems else "")
-        raise LabelError(path, 1, "the header 'valence,arousal'", found)
-    if not body:
-        raise LabelError(path, None, "at least one row", "only a header")
-    values = _parse_pairs(path, body, "two numbers 'valence,arousal'")  # (L, 2)
+    values = _parse_rows(path, _affwild2_body(path, VA_NAMES), "two numbers 'valence,arousal'", 2)  # (L, 2)
     masked = (values == MASKED_VA).any(axis=1)  # (L,)
     bad = ((np.abs(values) > 1) & (values != MASKED_VA)).any(axis=1)
-    if bad.any():
-        row = int(np.argmax(bad))
-        found = ",".join(f"{value:g}" for value in values[row])
-        raise LabelError(path, row + 2, "values in [-1, 1], or -5 (masked)", found)
+    _refuse(path, bad, "values in [-1, 1], or -5 (masked)", values)
     labels = values.astype(np.float32)
     labels[masked] = np.nan
     return labels
 
 
-# Every file format by the name a manifest uses. A new one (EXPR, AU) is a reader above and a line here.
+def read_affwild2_expr(path: Path | str) -> np.ndarray:
+    """An Aff-Wild2 expression annotation: the eight names as header, then one class number per frame.
+
+    The header has eight fields and a row has one, so a CSV reader that believes the header reads seven empty columns.
+    The first row after the header is frame 0; `-1` masks.
+
+    Returns:
+        (L, 1) float32 of 0..7 in the order of the header, NaN masked.
+
+    Raises:
+        LabelError: The header of another task or edition, a row that is not one number, a blank line between rows, or
+            a class that is not 0..7 or -1.
+    """
+    path = Path(path)
+    values = _parse_rows(path, _affwild2_body(path, EXPR_NAMES), "one class number", 1)  # (L, 1)
+    known = np.isin(values[:, 0], (MASKED_CLASS, *range(len(EXPR_NAMES))))
+    _refuse(path, ~known, f"a class from 0 to {len(EXPR_NAMES) - 1}, or -1 (masked)", values)
+    return np.where(values == MASKED_CLASS, np.nan, values).astype(np.float32)
+
+
+def read_affwild2_au(path: Path | str) -> np.ndarray:
+    """An Aff-Wild2 action unit annotation: the twelve names as header, then twelve 0 or 1 per frame.
+
+    The first row after the header is frame 0. A `-1` in any unit masks the frame, as the published readers do.
+
+    Returns:
+        (L, 12) float32 of 0 and 1, NaN masked.
+
+    Raises:
+        LabelError: The header of another task or edition, a row that is not twelve numbers, a blank line between rows,
+            or a value other than 0, 1 and -1.
+    """
+    path = Path(path)
+    num = len(AU_NAMES)
+    values = _parse_rows(path, _affwild2_body(path, AU_NAMES), f"{num} numbers, one per action unit", num)  # (L, 12)
+    _refuse(path, ~np.isin(values, (0.0, 1.0, MASKED_CLASS)).all(axis=1), "values of 0, 1 or -1 (masked)", values)
+    labels = values.astype(np.float32)
+    labels[(values == MASKED_CLASS).any(axis=1)] = np.nan
+    return labels
+
+
+# Every file format by the name a manifest uses. A new one is a reader above and a line here.
 FORMATS: Mapping[str, Callable[[Path | str], np.ndarray]] = MappingProxyType(
     {
         "dvd": read_dvd_csv,
         "affwild2-va": read_affwild2_va,
+        "affwild2-expr": read_affwild2_expr,
+        "affwild2-au": read_affwild2_au,
     }
 )
 

@@ -5,8 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from train.label_formats import FORMATS, read_affwild2_va, read_dvd_csv, read_labels
-from train.labels import LabelError, align
+from shared.annotations import AU_NAMES, EXPR_NAMES, LabelError
+from shared.label_formats import (
+    FORMATS,
+    read_affwild2_au,
+    read_affwild2_expr,
+    read_affwild2_va,
+    read_dvd_csv,
+    read_labels,
+)
+from train.labels import align
 
 NAN = np.nan
 
@@ -132,8 +140,62 @@ def test_va_round_trip_of_a_long_file(write) -> None:
     np.testing.assert_array_equal(read_affwild2_va(write(text)), values.astype(np.float32))
 
 
+EXPR, AU = ",".join(EXPR_NAMES), ",".join(AU_NAMES)
+
+
+def test_expr_has_eight_names_and_one_field_and_minus_one_is_masked(write) -> None:
+    labels = read_affwild2_expr(write(f"{EXPR}\n0\n7\n-1\n3\n", "105.txt"))
+    assert (labels.dtype, labels.shape) == (np.float32, (4, 1))
+    assert column(labels) == [0, 7, None, 3]
+
+
+def test_au_masks_the_frame_if_any_unit_is_minus_one(write) -> None:
+    rows = ["1," * 11 + "0", "0," * 11 + "-1", "0," * 11 + "1"]
+    labels = read_affwild2_au(write("\n".join([AU, *rows]) + "\n", "105.txt"))
+    assert (labels.dtype, labels.shape) == (np.float32, (3, 12))
+    assert np.isnan(labels[1]).all()
+    assert labels[[0, 2]].tolist() == [[1] * 11 + [0], [0] * 11 + [1]]
+
+
+@pytest.mark.parametrize(
+    ("read", "text", "line", "found"),
+    [
+        (read_affwild2_expr, f"{EXPR}\n8\n", 2, "8"),
+        (read_affwild2_expr, f"{EXPR}\n0\n1.5\n", 3, "1.5"),
+        (read_affwild2_expr, f"{EXPR}\n0\n-5\n", 3, "-5"),
+        (read_affwild2_expr, f"{EXPR}\n0\n\n1\n", 3, "''"),
+        (read_affwild2_expr, f"{EXPR}\n0,1\n", 2, "0,1"),
+        (read_affwild2_expr, f"{EXPR}\n0\n1,2\n", 3, "1,2"),
+        (read_affwild2_expr, EXPR, None, "only a header"),
+        (read_affwild2_expr, EXPR.removesuffix(",Other") + "\n3\n", 1, "2020 edition (7 expressions)"),
+        (read_affwild2_expr, "valence,arousal\n0,0\n", 1, "a VA file"),
+        (read_affwild2_expr, f"image_location,{EXPR}\na/00001.jpg,0\n", 1, "EXPR submission template"),
+        (read_affwild2_au, f"{AU}\n" + "0," * 10 + "0\n", 2, "0,0,0,0"),
+        (read_affwild2_au, f"{AU}\n" + "0," * 12 + "0\n", 2, "0,0,0,0"),
+        (read_affwild2_au, f"{AU}\n" + "0," * 11 + "2\n", 2, "0,2"),
+        (read_affwild2_au, "AU1,AU2,AU4,AU6,AU12,AU15,AU20,AU25\n" + "0," * 7 + "0\n", 1, "2020 edition (8"),
+        (read_affwild2_au, f"{EXPR}\n3\n", 1, "EXPR file (8"),
+        (read_affwild2_au, f"image_location,{AU}\na/00001.jpg,0\n", 1, "AU submission template"),
+    ],
+)
+def test_expr_and_au_refuse_and_name_what_the_file_seems_to_be(write, read, text: str, line, found: str) -> None:
+    with pytest.raises(LabelError) as caught:
+        read(write(text, "105.txt"))
+    assert caught.value.line == line
+    assert found in caught.value.found
+
+
+def test_expr_and_au_round_trips_of_long_files(write) -> None:
+    rng = np.random.default_rng(0)
+    classes, units = rng.integers(0, 8, 20_000), rng.integers(0, 2, (20_000, 12))
+    text = f"{EXPR}\n" + "".join(f"{k}\n" for k in classes)
+    np.testing.assert_array_equal(read_affwild2_expr(write(text))[:, 0], classes)
+    text = f"{AU}\n" + "".join(",".join(map(str, row)) + "\n" for row in units)
+    np.testing.assert_array_equal(read_affwild2_au(write(text)), units)
+
+
 def test_formats_are_named_and_frozen(write) -> None:
-    assert set(FORMATS) == {"dvd", "affwild2-va"}
+    assert set(FORMATS) == {"dvd", "affwild2-va", "affwild2-expr", "affwild2-au"}
     assert read_labels(write("valence,arousal\n0,1\n"), "affwild2-va").tolist() == [[0, 1]]
     with pytest.raises(ValueError, match="did you mean 'affwild2-va'"):
         read_labels("x.txt", "afwild2_va")

@@ -1,0 +1,117 @@
+"""What the commands of stage 2 have in common: consoles, errors in words, opening features and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from shared.cache import FeatureCache
+from shared.datasets import cache_of, dataset_name, find_dataset
+from shared.manifest import Manifest, load_manifest
+from train.checkpoints import RunError
+from train.config import TrainConfig, preset_settings
+from train.data import cached_videos
+from train.heads import head_config
+from train.labels import Track
+from train.losses import loss_for
+from train.postprocess import PostProcess
+from train.runs import Run, latest_run, open_run
+from train.tasks import Task, task_named
+from train.tracks import LabelReport, read_tracks
+
+err = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+out = Console(markup=False, highlight=False, soft_wrap=True)
+
+
+def explained(command: Callable[..., int]) -> Callable[..., int]:
+    """Errors that a user can mend end as one message and status 2, not as a traceback."""
+
+    @wraps(command)
+    def inner(*args: Any, **kwargs: Any) -> int:
+        # Heads are small: on a CPU a second thread costs more in waiting than it computes.
+        torch.set_num_threads(1)
+        try:
+            return command(*args, **kwargs)
+        except ValueError as error:
+            err.print(f"error: {error}")
+        except OSError as error:
+            err.print(f"error: {error}" if error.errno is None else f"error: {error.strerror}: {error.filename or ''}")
+        except KeyboardInterrupt:
+            err.print("interrupted")
+            return 130
+        return 2
+
+    return inner
+
+
+def training_config(settings: Mapping[str, Any], task: Task) -> TrainConfig:
+    """Fields of `TrainConfig` and, beside them, "preset", "augment" and "autoencode", which are set on top of it.
+
+    Raises:
+        ValueError: an unknown name, with the closest match, or a value that is refused.
+    """
+    values = dict(settings)
+    chosen = preset_settings(values.pop("preset"), values.pop("augment"), values.pop("autoencode"))
+    return completed(TrainConfig.from_dict({**values, **chosen}), task)
+
+
+def completed(config: TrainConfig, task: Task) -> TrainConfig:
+    """The config with every default written out, so that a run means the same when defaults change."""
+    config = replace(
+        config,
+        head_options=asdict(head_config(config.head, **config.head_options)),
+        loss=config.loss or task.default_loss,
+    )
+    loss_for(task, config.loss)
+    return config
+
+
+def open_data(dataset: str, cache: str | None, root: Path | None) -> tuple[FeatureCache, Manifest]:
+    """The features first: videos that are in the cache need not be on this machine."""
+    store = FeatureCache.open(cache_of(dataset, cache))
+    return store, load_manifest(find_dataset(dataset), root, cached=store.paths().values())
+
+
+def open_tracks(
+    manifest: Manifest, task: Task, store: FeatureCache, streams: Sequence[str]
+) -> tuple[list[Track], LabelReport]:
+    """The tracks of all videos that have some streams, and what became of the annotations."""
+    num_frames, lacking = cached_videos(store, streams)
+    tracks, labels = read_tracks(manifest, task, num_frames)
+    return tracks, replace(labels, without_streams=lacking)
+
+
+def tell(labels: Sequence[str], notes: Sequence[str]) -> None:
+    """Print what became of the labels, and what a reader must know of the data."""
+    for line in labels:
+        err.print(f"labels: {line}")
+    for note in notes:
+        err.print(f"note: {note}")
+
+
+def find_run(run: Path | None, runs: Path, task: str | None, trained_on: str | None = None) -> Run:
+    """The run that was asked for, else the latest finished one of a task and data set.
+
+    Raises:
+        RunError: there is none, or it is of another task.
+    """
+    if task is not None:
+        task_named(task)
+    if run is None:
+        return latest_run(runs, task, dataset_name(trained_on) if trained_on else None)
+    opened = open_run(run)
+    if task is not None and opened.task.name != task:
+        raise RunError(f"{run} is a run of task {opened.task.name!r}, not of {task!r}")
+    return opened
+
+
+def run_settings(run: Run) -> PostProcess | None:
+    """The post-processing that a run tuned on its training folds; None for a run that stored none."""
+    after = run.metrics.get("postprocessed")
+    return PostProcess.from_dict(after["combined"]) if after else None
