@@ -30,7 +30,8 @@ Cache = Annotated[str | None, typer.Option(help="Cache path or fsspec URL. [defa
 def run(
     dataset: Dataset,
     preset: Annotated[
-        str | None, typer.Option(help="tiny (untrained toys, no download), base or large. [default: base]")
+        str | None,
+        typer.Option(help="tiny, tiny-minigpt (untrained toys, no download), base or large. [default: base]"),
     ] = None,
     like: Annotated[
         str | None, typer.Option(help="Take preset and options from another cache, or the cache of another DATASET.")
@@ -54,17 +55,34 @@ def run(
     ] = None,
     captioner: Annotated[
         str | None,
-        typer.Option(help="minigpt4-vicuna-7b, other variants (see doctor), hf-hub:OWNER/NAME, server, or offline."),
+        typer.Option(
+            help="Who writes the captions: minigpt4-vicuna-7b, minigpt4-vicuna-13b, minigpt4-llama2, minigpt-v2, "
+            "hf-hub:OWNER/NAME, server, or offline (no download). docs/captions.md. [default: the preset's]"
+        ),
     ] = None,
-    caption_weights: Annotated[Path | None, typer.Option(help="Folder with the captioner's files.")] = None,
-    caption_prompt: Annotated[str | None, typer.Option(help="What it is asked. [default: its own question]")] = None,
-    caption_decoding: Annotated[str | None, typer.Option(help="greedy or sample. [default: greedy]")] = None,
-    caption_seed: Annotated[int | None, typer.Option(help="Seed of the sampling, the same for a same frame.")] = None,
-    caption_tokens: Annotated[int | None, typer.Option(min=1, help="Longest caption, in tokens.")] = None,
-    caption_quantize: Annotated[str | None, typer.Option(help="int8 or int4 language model, to save memory.")] = None,
-    caption_batch: Annotated[int | None, typer.Option(min=1, help="Frames captioned at once.")] = None,
-    caption_server: Annotated[str | None, typer.Option(help="URL of an OpenAI-compatible server.")] = None,
-    caption_server_model: Annotated[str | None, typer.Option(help="Model on that server.")] = None,
+    caption_weights: Annotated[Path | None, typer.Option(help="Folder with the captioner's files; see doctor.")] = None,
+    caption_prompt: Annotated[
+        str | None,
+        typer.Option(help="What is asked of a frame; a text with <ImageHere> replaces MiniGPT's whole conversation."),
+    ] = None,
+    caption_decoding: Annotated[
+        str | None, typer.Option(help="greedy, or sample (MiniGPT and servers). [default: greedy]")
+    ] = None,
+    caption_seed: Annotated[int | None, typer.Option(help="Of --caption-decoding sample. [default: 0]")] = None,
+    caption_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Longest caption, in tokens. [default: 300, models of the hub 100]")
+    ] = None,
+    caption_quantize: Annotated[
+        str | None, typer.Option(help="int8 or int4 language model of MiniGPT, to save memory.")
+    ] = None,
+    caption_batch: Annotated[int | None, typer.Option(min=1, help="Frames captioned at once. [default: 32]")] = None,
+    caption_server: Annotated[
+        str | None,
+        typer.Option(help="URL of an OpenAI-compatible server, for captioner server or MiniGPT's language half."),
+    ] = None,
+    caption_server_model: Annotated[
+        str | None, typer.Option(help="Model on that server. [default: the one it serves]")
+    ] = None,
     long_captions: Annotated[
         str | None, typer.Option(help="Beyond CLIP's 77 tokens: truncate or chunk-mean. [default: truncate]")
     ] = None,
@@ -176,7 +194,9 @@ def doctor(
     ] = None,
     root: Root = None,
     cache: Annotated[str | None, typer.Option(help="Take frame counts from this cache instead of containers.")] = None,
-    captioner: Annotated[str | None, typer.Option(help="Check a captioner's files and memory; as for run.")] = None,
+    captioner: Annotated[
+        str | None, typer.Option(help="Check a captioner's files and memory, e.g. minigpt4-vicuna-7b.")
+    ] = None,
     caption_weights: Annotated[Path | None, typer.Option(help="Folder with its files.")] = None,
     caption_tokens: Annotated[int | None, typer.Option(min=1, help="Longest caption, in tokens.")] = None,
     caption_batch: Annotated[int, typer.Option(min=1, help="Frames captioned at once.")] = 32,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from extract.caption_files import CaptionRow, check_suffix, read_captions, write_captions
+from extract.caption_files import NEEDED, CaptionRow, check_out, read_captions, write_captions
 from extract.commands import as_interrupt, err, explained, out
 from extract.encoders.captioners.quality import CaptionCounts
 from shared.cache import CacheError, FeatureCache
@@ -19,7 +19,7 @@ from shared.recipe import Recipe, diff_recipes
 def captions(dataset: str, *, cache: str | None, video: str | None, file: Path | None) -> int:
     """``extract captions``."""
     if file is not None:
-        check_suffix(file, "--out")
+        check_out(file)
     store = FeatureCache.open(cache_of(dataset, cache))
     ids = store.video_ids()
     if video is not None and video not in ids:
@@ -72,6 +72,9 @@ def recaption(dataset: str, *, file: Path, cache: str | None, preset: str | None
     )
     found, frames = read_captions(file), captioned_frames(store)
     check_captions(url, frames, found)
+    if found.ignored:
+        some = ", ".join(map(repr, found.ignored[:5])) + ", ..." * (len(found.ignored) > 5)
+        err.print(f"note: {len(found.ignored)} columns of {file} are ignored: {some}; read: {', '.join(NEEDED)}")
 
     with err.status("loading CLIP"):
         from extract.encoders.clip import load_clip

@@ -1,23 +1,26 @@
 """Captions as a file that people and programs edit: columns video, frame, time_s, caption, as CSV or as Parquet.
 
 Both keep every caption and every id exactly: quotes, line breaks, spaces at the ends, empty captions, words such as
-"NA" and ids such as "007". CSV is UTF-8 with every text in quotes. ``time_s`` is for people and is not read back.
+"NA" and ids such as "007". CSV is UTF-8 with every text in quotes. ``time_s`` is for people and is not read back,
+nor are columns that somebody added.
 """
 
 from __future__ import annotations
 
 import csv
+import difflib
 import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 COLUMNS = ("video", "frame", "time_s", "caption")
+NEEDED = ("video", "frame", "caption")
 SUFFIXES = (".csv", ".parquet")
 SHOWN = 5
 EDIT = "Export what the cache has (python -m extract captions DATASET --out FILE) and change the column caption only."
@@ -44,11 +47,13 @@ class Captions:
         place: the file, for messages.
         videos: video id -> frame -> caption.
         repeated: (video, frame) of rows whose video and frame an earlier row has.
+        ignored: columns that were not read, without time_s and the index of a pandas table.
     """
 
     place: str
     videos: Mapping[str, Mapping[int, str]]
     repeated: Sequence[tuple[str, int]] = ()
+    ignored: Sequence[str] = ()
 
     @property
     def num_captions(self) -> int:
@@ -75,24 +80,39 @@ def check_suffix(path: Path, option: str) -> None:
         raise CaptionFileError(f"{option} takes a file that ends in {' or '.join(SUFFIXES)}, found {str(path)!r}")
 
 
+def check_out(path: Path) -> None:
+    """Refuse a place that ``write_captions`` cannot write to, before the work is done.
+
+    Raises:
+        CaptionFileError: unknown format, or no such folder.
+    """
+    check_suffix(path, "--out")
+    if not path.parent.is_dir():
+        raise CaptionFileError(f"--out {path}: there is no folder {path.parent}; make it, or give another place")
+
+
 def write_captions(path: Path, rows: Sequence[CaptionRow]) -> None:
     """Write a file, all of it or nothing.
 
     Raises:
-        CaptionFileError: unknown format.
+        CaptionFileError: unknown format, or no such folder.
         OSError: it cannot be written.
     """
-    check_suffix(path, "--out")
+    check_out(path)
     part = path.with_name(path.name + ".part")
     try:
         _write_csv(part, rows) if path.suffix.lower() == ".csv" else _write_parquet(part, rows)
         os.replace(part, path)
+    except OSError as error:
+        if error.filename:
+            error.filename, error.filename2 = str(path), None  # the part file is nothing that the user knows of
+        raise
     finally:
         part.unlink(missing_ok=True)
 
 
 def read_captions(path: Path) -> Captions:
-    """Read a file that ``write_captions`` wrote and someone edited; also without the column time_s.
+    """Read a file that ``write_captions`` wrote and someone edited; also without the column time_s or with others.
 
     Raises:
         CaptionFileError: not of that form; the message names the place.
@@ -101,7 +121,8 @@ def read_captions(path: Path) -> Captions:
     check_suffix(path, "--from")
     videos: dict[str, dict[int, str]] = {}
     repeated = []
-    for row in _read_csv(path) if path.suffix.lower() == ".csv" else _read_parquet(path):
+    rows, ignored = _read_csv(path) if path.suffix.lower() == ".csv" else _read_parquet(path)
+    for row in rows:
         if "\x00" in row.caption:
             raise CaptionFileError(
                 f"{path}: the caption of video {row.video!r}, frame {row.frame}, holds a NUL character"
@@ -110,7 +131,7 @@ def read_captions(path: Path) -> Captions:
         if row.frame in captions:
             repeated.append((row.video, row.frame))
         captions.setdefault(row.frame, row.caption)
-    return Captions(str(path), videos, repeated)
+    return Captions(str(path), videos, repeated, ignored)
 
 
 # ------------------------------------------------------------------ CSV
@@ -123,13 +144,16 @@ def _write_csv(path: Path, rows: Sequence[CaptionRow]) -> None:
         writer.writerows(rows)
 
 
-def _read_csv(path: Path) -> Iterator[CaptionRow]:
+def _read_csv(path: Path) -> tuple[list[CaptionRow], list[str]]:
+    """Rows, and the names of columns that were ignored."""
+    rows = []
     # newline="": line breaks inside of captions stay what they are. -sig: spreadsheets put a mark in front.
     with path.open(encoding="utf-8-sig", newline="") as file, _long_fields():
         reader = csv.reader(file, strict=True)
         try:
             header = next(reader, [])
-            _check_columns(path, header)
+            # pandas writes its index as a first column without a name
+            ignored = _check_columns(path, header, index=header[:1] if header[:1] == [""] else ())
             at = {name: header.index(name) for name in header}
             for row in reader:
                 if not row:
@@ -137,13 +161,13 @@ def _read_csv(path: Path) -> Iterator[CaptionRow]:
                 if len(row) != len(header):
                     found = f"{len(row)} fields, expected {len(header)} ({', '.join(header)})"
                     raise CaptionFileError(f"{path}, line {reader.line_num}: {found}; put texts with commas in quotes")
-                yield CaptionRow(
-                    row[at["video"]], _frame(row[at["frame"]], path, reader.line_num), float("nan"), row[at["caption"]]
-                )
+                frame = _frame(row[at["frame"]], path, reader.line_num)
+                rows.append(CaptionRow(row[at["video"]], frame, float("nan"), row[at["caption"]]))
         except UnicodeDecodeError as error:
             raise CaptionFileError(f"{path} is not UTF-8 text ({error}); save it as CSV UTF-8") from None
         except csv.Error as error:
             raise CaptionFileError(f"{path}, line {reader.line_num}: not valid CSV ({error}). {EDIT}") from None
+    return rows, ignored
 
 
 def _frame(text: str, path: Path, line: int) -> int:
@@ -168,24 +192,24 @@ def _write_parquet(path: Path, rows: Sequence[CaptionRow]) -> None:
     arrow, parquet = _arrow()
     types = {"video": arrow.string(), "frame": arrow.int64(), "time_s": arrow.float64(), "caption": arrow.string()}
     columns = [[getattr(row, name) for row in rows] for name in COLUMNS]
-    parquet.write_table(
-        arrow.Table.from_arrays(
-            [arrow.array(c, t) for c, t in zip(columns, types.values(), strict=True)], names=list(COLUMNS)
-        ),
-        path,
-    )
+    arrays = [arrow.array(c, t) for c, t in zip(columns, types.values(), strict=True)]
+    with path.open("wb") as file:
+        parquet.write_table(arrow.Table.from_arrays(arrays, names=list(COLUMNS)), file)
 
 
-def _read_parquet(path: Path) -> Iterable[CaptionRow]:
+def _read_parquet(path: Path) -> tuple[list[CaptionRow], list[str]]:
+    """Rows, and the names of columns that were ignored."""
     arrow, parquet = _arrow()
     with path.open("rb") as file:
         try:
-            table = parquet.read_table(file)
+            source = parquet.ParquetFile(file)
+            schema = source.schema_arrow
+            ignored = _check_columns(path, schema.names, index=_pandas_index(schema))
+            table = source.read(columns=list(NEEDED))
         except (arrow.ArrowException, OSError) as error:
             raise CaptionFileError(f"{path} is not a Parquet file that can be read: {error}") from None
-    _check_columns(path, table.column_names)
     columns = {}
-    for name in ("video", "frame", "caption"):
+    for name in NEEDED:
         column = table[name]
         if arrow.types.is_dictionary(column.type):  # categories of pandas
             column = column.cast(column.type.value_type)
@@ -203,7 +227,12 @@ def _read_parquet(path: Path) -> Iterable[CaptionRow]:
         columns[name] = column.to_pylist()
     if negative := [f for f in columns["frame"] if f < 0]:
         raise CaptionFileError(f"{path}: frame is {negative[0]}, expected a whole number such as 16. {EDIT}")
-    return [CaptionRow(v, f, float("nan"), c) for v, f, c in zip(*columns.values(), strict=True)]
+    return [CaptionRow(v, f, float("nan"), c) for v, f, c in zip(*columns.values(), strict=True)], ignored
+
+
+def _pandas_index(schema: Any) -> list[str]:
+    """Columns in which pandas keeps the index of a table; a range it keeps as a description, not as a column."""
+    return [name for name in (schema.pandas_metadata or {}).get("index_columns", ()) if isinstance(name, str)]
 
 
 def _is_text(arrow: Any) -> Any:
@@ -221,13 +250,25 @@ def _arrow() -> tuple[Any, Any]:
     return pyarrow, pyarrow.parquet
 
 
-def _check_columns(path: Path, found: Sequence[str]) -> None:
-    needed = [name for name in COLUMNS if name != "time_s"]
-    wrong = [f"no column {name!r}" for name in needed if name not in found]
-    wrong += [f"unknown column {name!r}" for name in found if name not in COLUMNS][:SHOWN]
-    wrong += [f"column {name!r} is there twice" for name in needed if list(found).count(name) > 1]
+def _check_columns(path: Path, found: Sequence[str], *, index: Collection[str]) -> list[str]:
+    """The columns of a file that are not read, without time_s and those in which pandas keeps an index.
+
+    Raises:
+        CaptionFileError: a column that is needed is absent or there twice.
+    """
+    others = [name for name in found if name not in COLUMNS]
+    wrong = [f"no column {name!r}{_meant(name, others)}" for name in NEEDED if name not in found]
+    wrong += [f"column {name!r} is there twice" for name in NEEDED if list(found).count(name) > 1]
     if wrong:
         raise CaptionFileError(
             f"{path}: {'; '.join(wrong)}. Expected the columns {', '.join(COLUMNS)} with commas between them, found "
             f"{', '.join(map(repr, found)) or 'nothing'}. {EDIT}"
         )
+    return [name for name in others if name not in index]
+
+
+def _meant(name: str, others: Sequence[str]) -> str:
+    """A hint at the column that may be the one that is needed, or nothing."""
+    folded = {other.strip().lower(): other for other in others}
+    close = difflib.get_close_matches(name, folded, n=1)
+    return f" (did you mean {folded[close[0]]!r}? Then name it {name})" if close else ""

@@ -171,8 +171,10 @@ def with_options(config: ExtractConfig, **options: Any) -> ExtractConfig:
     if "dtype" in given:
         video, clip_ = replace(config.video, dtype=given["dtype"]), replace(config.clip, dtype=given["dtype"])
         config = replace(config, video=video, clip=clip_)
-    captioner = {"name": given["captioner"]} if "captioner" in given else {}
-    captioner |= {"dtype": given["dtype"]} if "dtype" in given else {}
+    if given.get("captioner", config.captioner.name) != config.captioner.name:
+        # What a preset says of its own captioner means nothing to another one.
+        config = replace(config, captioner=CaptionerConfig(given["captioner"]))
+    captioner: dict[str, Any] = {"dtype": given["dtype"]} if "dtype" in given else {}
     captioner |= {k.removeprefix("caption_"): v for k, v in given.items() if k.startswith("caption_")}
     if captioner:
         config = replace(config, captioner=replace(config.captioner, **captioner))

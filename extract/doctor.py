@@ -16,13 +16,15 @@ from shared.manifest import load_manifest
 @explained
 def captioner(config: CaptionerConfig) -> int:
     """``extract doctor --captioner``: 0 if a run could start now, 1 if something is missing, 2 for a bad choice."""
-    from extract.encoders.captioners import build_captioner, check_captioner
+    from extract.encoders.captioners import HUB_PREFIX, build_captioner, check_captioner
     from extract.encoders.minigpt.variants import VARIANTS
 
     if config.name in VARIANTS:
         return _diagnose_minigpt(out, config)
-    # The others have no parts to tell apart: whether they work is seen by making one.
     check_captioner(config)
+    if config.name.startswith(HUB_PREFIX):
+        return _diagnose_hub(out, config)
+    # The others have no files: whether they work is seen by making one.
     made = build_captioner(config)
     out.print(f"{config.name}: ready")
     for key, value in made.recipe().items():
@@ -44,9 +46,10 @@ def dataset(name: str, *, root: Path | None, cache: str | None) -> int:
 
 
 def _diagnose_minigpt(console: Console, config: CaptionerConfig) -> int:
+    from extract.encoders.captioners.endpoint import Endpoint
     from extract.encoders.minigpt.doctor import inspect
     from extract.encoders.minigpt.files import weights_folder
-    from extract.encoders.minigpt.llm import BITS
+    from extract.encoders.minigpt.llm import QUANTIZERS
     from extract.encoders.minigpt.memory import memory
     from extract.encoders.minigpt.variants import find_variant
 
@@ -61,10 +64,10 @@ def _diagnose_minigpt(console: Console, config: CaptionerConfig) -> int:
         size = _size(found.num_bytes) if found.path else f"about {_size(published.size_gb * 1e9)}"
         if found.problem:
             state = "NOT USABLE"
+        elif found.cached:
+            state = f"found in the cache of the Hugging Face hub ({found.part.repo})"
         elif found.path:
             state = "found" if found.path.name == published.file else f"found ({found.path.name})"
-        elif found.cached:
-            state = f"in the cache of the Hugging Face hub ({found.part.repo})"
         elif found.on_hub:
             state = f"missing; a run downloads it from {found.part.repo}"
         else:
@@ -76,10 +79,10 @@ def _diagnose_minigpt(console: Console, config: CaptionerConfig) -> int:
         elif not found.ready:
             console.print(f"{found.part.role}: {found.part.published.file} is published at {found.part.published.url}")
 
-    if not variant.trained:
+    if not variant.trained and config.server is None:
         return 0 if all(found.ready for found in findings) else 1
     slots, limit = config.batch_size, config.max_new_tokens or 300
-    for quantize in (None, *BITS):
+    for quantize in (None, *QUANTIZERS):
         need = memory(variant, num_slots=slots, max_new_tokens=limit, quantize=quantize)
         name = f"--caption-quantize {quantize}" if quantize else "float16"
         console.print(
@@ -88,7 +91,26 @@ def _diagnose_minigpt(console: Console, config: CaptionerConfig) -> int:
             f"once, rest {need.workspace / 1e9:.1f})"
         )
     console.print(f"this machine: {_gpu()}; fewer frames at once: --caption-batch")
+    if config.server is not None:
+        endpoint = Endpoint(config.server, config.server_model, needs="prompt embeddings")
+        console.print(f"language half: {endpoint.model}, served at {endpoint.url}")
     return 0 if all(found.ready for found in findings) else 1
+
+
+def _diagnose_hub(console: Console, config: CaptionerConfig) -> int:
+    from extract.encoders.captioners.hub_files import find_cached
+
+    folder = find_cached(config)
+    if folder is None:
+        repository = config.name.partition(":")[2]
+        console.print(f"{config.name}: not downloaded; a run downloads it from https://huggingface.co/{repository}")
+        return 1
+    weights = sorted(folder.glob("*.safetensors"))
+    total = sum(file.stat().st_size for file in weights)
+    console.print(f"{config.name}: {len(weights)} weight files, {_size(total)}, in {folder}")
+    console.print("GPU memory: about as much in the precision of the files, and some GB for pictures and answers")
+    console.print(f"this machine: {_gpu()}; fewer frames at once: --caption-batch")
+    return 0 if weights else 1
 
 
 def _size(num_bytes: float) -> str:

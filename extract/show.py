@@ -23,10 +23,11 @@ from rich.table import Table
 
 from extract.decode import Job
 from extract.pipeline import Summary, Watcher
+from extract.recaption import NEXT
 from shared.cache import FeatureCache
 from shared.ledger import Failure
 from shared.manifest import Manifest
-from shared.recipe import fingerprint
+from shared.recipe import Recipe, fingerprint
 
 LOG_EVERY_S = 30.0
 
@@ -170,37 +171,46 @@ def print_status(console: Console, manifest: Manifest, cache: FeatureCache, fail
     """Completeness per stream and every failed video. Returns 0 if all is complete, else 1."""
     complete: Counter[str] = Counter()
     frames = windows = gaps = 0
-    done, untouched = 0, []
-    recipes: dict[str, dict[str, Any]] = {}  # stream -> recipe of the last video that has it
+    done, untouched, begun = 0, [], []
+    recipes: dict[str, Recipe] = {}  # by fingerprint
     ways: dict[str, Counter[str]] = {}  # stream -> fingerprint -> videos
     names = list(cache.window.samples)
     for video in manifest.videos:
         streams = cache.streams(video.id)
-        complete.update(streams.keys())
-        recipes.update(streams)
-        for name, recipe in streams.items():
-            ways.setdefault(name, Counter())[fingerprint(recipe)] += 1
         if streams:
             info = cache.info(video.id)
             assert info is not None
             frames += info.num_frames
             gaps += info.missing_frames
             windows += len(cache.window.starts(info.num_frames))
+        half = streams.pop(NEXT, None) is not None  # no stream of its own: a replacement that was cut short
+        if half:
+            begun.append(video.id)
+        complete.update(streams.keys())
+        for name, recipe in streams.items():
+            mark = fingerprint(recipe)
+            recipes[mark] = recipe
+            ways.setdefault(name, Counter())[mark] += 1
         seen = [s for s in names if s in streams]
         done += len(seen) == len(names)
-        if not seen and video.id not in failures:
+        if not seen and not half and video.id not in failures:
             untouched.append(video.id)
     total = len(manifest.videos)
     console.print(f"{cache.url}: {done}/{total} videos complete, {frames} frames, {windows} windows")
     table = Table("stream", "complete", "encoder", box=None, pad_edge=False)
     for name in sorted(set(names) | set(complete)):
-        recipe = recipes.get(name, {})
-        words = " ".join(str(recipe[k]) for k in ("encoder", "architecture", "model", "weights") if k in recipe)
-        table.add_row(name, f"{complete[name]}/{total}", words)
+        table.add_row(name, f"{complete[name]}/{total}", _encoder([recipes[mark] for mark in ways.get(name, ())]))
     console.print(table)
-    if isinstance(captioner := recipes.get("text", {}).get("captioner"), dict):
+    texts = ways.get("text", {})
+    if len(texts) == 1 and isinstance(captioner := recipes[next(iter(texts))].get("captioner"), dict):
         digest = f" (sha256 {captioner['sha256'][:12]})" if captioner.get("captioner") == "file" else ""
         console.print(f"captions by {captioner.get('captioner')}{digest}")
+    if begun:
+        some = ", ".join(begun[:5]) + " ..." * (len(begun) > 5)
+        console.print(
+            f"a recaption was interrupted in {len(begun)} videos ({some}): the same command again finishes it. Where "
+            f"text was extracted anew since, what it left beside it ({NEXT}) is not used"
+        )
     mixed = {name: ", ".join(map(str, found.values())) for name, found in ways.items() if len(found) > 1}
     for name, counts in mixed.items():
         console.print(
@@ -217,6 +227,13 @@ def print_status(console: Console, manifest: Manifest, cache: FeatureCache, fail
             f"not extracted yet: {len(untouched)} ({', '.join(untouched[:5])}{' ...' * (len(untouched) > 5)})"
         )
     return 0 if done == total and not mixed else 1
+
+
+def _encoder(recipes: Sequence[Recipe]) -> str:
+    """What made a stream, in words; of one that was made in several ways, none of them."""
+    if len(recipes) > 1:
+        return f"made in {len(recipes)} ways"
+    return " ".join(str(r[k]) for r in recipes for k in ("encoder", "architecture", "model", "weights") if k in r)
 
 
 def ledger_place(url: str) -> str:

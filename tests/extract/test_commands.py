@@ -158,6 +158,14 @@ def test_run_status_verify_captions(tiny: Cli, cli: Cli, videos: Path) -> None:
     assert f"\ncaptions: {len(frame)}\n" in first.output  # all is well with them; each was counted once
     refused = cli("captions", "clips", "--out", "all.txt")
     assert (refused.exit_code, "ends in .csv or .parquet, found 'all.txt'" in refused.output) == (2, True)
+    for file in ("gone/c.csv", "gone/c.parquet"):
+        nowhere = cli("captions", "clips", "--out", file)
+        assert nowhere.exit_code == 2
+        assert f"error: --out {file}: there is no folder gone; make it, or give another place" in nowhere.output
+    Path("folder.csv").mkdir()
+    nowhere = cli("captions", "clips", "--out", "folder.csv")
+    assert (nowhere.exit_code, nowhere.output.splitlines()[-1]) == (2, "error: Is a directory: folder.csv")
+    assert not list(Path().rglob("*.part"))
     unknown = cli("captions", "clips", "--video", "2.mp4")
     assert (unknown.exit_code, "there are: 0.mp4, 1.mp4" in unknown.output) == (2, True)
 

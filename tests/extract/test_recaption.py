@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -102,8 +103,12 @@ def test_a_spreadsheets_csv_is_read(tmp_path: Path) -> None:
     [
         ("", "no column 'video'.*found nothing"),
         ("video;frame;caption\na;0;x\n", "no column 'video'.*with commas between them, found 'video;frame;caption'"),
-        ("video,frame,text\na,0,x\n", "no column 'caption'; unknown column 'text'"),
-        ("video,frame,caption,caption_fixed\n", "unknown column 'caption_fixed'"),
+        ("video,frame,text\na,0,x\n", "no column 'caption'\\. Expected the columns .*, found 'video', 'frame', 'text'"),
+        (
+            "video,frame,score,Captions\na,0,1,x\n",
+            r"no column 'caption' \(did you mean 'Captions'\? Then name it caption\)",
+        ),
+        ("video_id,frame,caption\n", r"no column 'video' \(did you mean 'video_id'\?"),
         ("video,frame,caption,caption\n", "column 'caption' is there twice"),
         ("video,frame,caption\na,0,one, two\n", "line 2: 4 fields, expected 3.*put texts with commas in quotes"),
         ("video,frame,caption\na,0\n", "line 2: 2 fields"),
@@ -142,12 +147,33 @@ def test_a_csv_of_another_form_is_refused(text: str | bytes, message: str, tmp_p
         ),
         ({"video": ["a"], "frame": [-1], "caption": ["x"]}, "frame is -1"),
         ({"video": ["a"], "frame": [0]}, "no column 'caption'"),
+        (
+            {"video": ["a"], "frame": [0], "captions": ["x"]},
+            r"no column 'caption' \(did you mean 'captions'\? Then name it caption\)",
+        ),
     ],
 )
 def test_a_parquet_file_of_another_form_is_refused(columns: dict[str, Any], message: str, tmp_path: Path) -> None:
     pd.DataFrame(columns).to_parquet(tmp_path / "a.parquet")
     with pytest.raises(CaptionFileError, match=message):
         read_captions(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_columns_that_somebody_added_are_told_and_not_read(suffix: str, tmp_path: Path) -> None:
+    rows = [CaptionRow(v, i, 0.0, c) for v in ("a", "007") for i, c in enumerate(NASTY)]
+    write_captions(tmp_path / f"plain.{suffix}", rows)
+    table = pd.DataFrame(rows).assign(score=[None, *range(1, len(rows))], captions="other")
+    table = table[["score", "captions", *CaptionRow._fields]][::-1]  # in reverse: pandas stores the index as a column
+    for name, ignored in (("score", ["score", "captions"]), ("indexed", ["captions"])):
+        file = tmp_path / f"{name}.{suffix}"
+        if name == "indexed":
+            table = table.drop(columns="score") if suffix == "csv" else table.set_index("score")
+        table.to_csv(file) if suffix == "csv" else table.to_parquet(file)
+        found = read_captions(file)
+        assert found.ignored == ignored
+        assert found.sha256() == read_captions(tmp_path / f"plain.{suffix}").sha256()
+    assert read_captions(tmp_path / f"plain.{suffix}").ignored == []
 
 
 def test_what_is_no_parquet_file_is_refused(tmp_path: Path) -> None:
@@ -186,7 +212,13 @@ def test_the_same_captions_give_the_same_features(cli: Cli, clips: Path) -> None
     cache = FeatureCache.open("caches/clips.zarr")
     assert [line for v in cache.group_ids() for line in cache.verify(v)] == []
     assert {k: v for k, v in cache_contents(Path("caches/clips.zarr")).items() if "/text" not in k} == rest
-    again = cli("recaption", "clips", "--from", "all.parquet")  # the same content
+    assert "ignored" not in done.stderr
+    table = pd.read_parquet("all.parquet").assign(score=0.5)[::-1]
+    table.to_parquet("scored.parquet")
+    again = cli("recaption", "clips", "--from", "scored.parquet")  # the same content
+    assert "note: 1 columns of scored.parquet are ignored: 'score'; read: video, frame, caption\n" in again.stderr
+    assert "text of 0 videos is now that of scored.parquet, 2 had it already" in again.stdout
+    again = cli("recaption", "clips", "--from", "all.parquet")
     assert "text of 0 videos is now that of all.parquet, 2 had it already" in again.stdout
 
     status = cli("status", "clips")
@@ -437,5 +469,60 @@ def test_training_and_status_refuse_a_half_done_cache(cli: Cli, clips: Path, mon
     status = cli("status", "clips")
     assert status.exit_code == 1
     assert "stream text was made in 2 ways (1, 1 videos), which training refuses" in status.stdout
+    assert re.search(r"^text +2/2 +made in 2 ways *$", status.stdout, re.MULTILINE)
+    assert "open_clip image tiny random, seed 0" in status.stdout  # made in one way
+    assert "captions by" not in status.stdout
+    assert "open_clip text" not in status.stdout
     done = cli("recaption", "clips", "--from", "all.csv")
     assert "text of 1 videos is now that of all.csv, 1 had it already" in done.stdout
+    status = cli("status", "clips")
+    assert "made in 2 ways" not in status.stdout
+    assert "captions by file (sha256 " in status.stdout
+
+
+@pytest.mark.parametrize(("removed", "found"), [(False, "2/2"), (True, "1/2")])
+def test_status_tells_of_a_replacement_that_was_cut_short(
+    removed: bool, found: str, cli: Cli, clips: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(self: FeatureCache, video: str, streams: Sequence[str]) -> None:
+        if removed or list(streams) != ["text"]:
+            drop(self, video, streams)
+        if list(streams) == ["text"]:
+            raise KeyboardInterrupt
+
+    cli("captions", "clips", "--out", "all.csv")
+    drop = FeatureCache.drop
+    with monkeypatch.context() as patch:
+        patch.setattr(FeatureCache, "drop", killed)
+        assert cli("recaption", "clips", "--from", "all.csv").exit_code == 130
+    assert NEXT in FeatureCache.open("caches/clips.zarr").streams("0.mp4")
+    told = "a recaption was interrupted in 1 videos (0.mp4): the same command again finishes it"
+    status = cli("status", "clips")
+    assert told in status.stdout
+    assert streams_of(status) == {"video": "0/2", "image": "2/2", "text": found}
+    assert cli("run", "clips", "--preset", "tiny", "--streams", "image,text").exit_code == 0  # writes it if it is gone
+    status = cli("status", "clips")
+    assert told in status.stdout
+    assert f"what it left beside it ({NEXT}) is not used" in status.stdout
+    assert streams_of(status) == {"video": "0/2", "image": "2/2", "text": "2/2"}
+    assert cli("recaption", "clips", "--from", "all.csv").exit_code == 0
+    status = cli("status", "clips")
+    assert "interrupted" not in status.stdout
+    assert streams_of(status) == {"video": "0/2", "image": "2/2", "text": "2/2"}
+
+
+def test_a_video_of_which_only_the_new_text_is_left_is_not_untouched(cli: Cli) -> None:
+    write_video(Path("one.mp4"), 20)
+    assert cli("run", "one.mp4", "--preset", "tiny", "--streams", "text", "--cache", "one.zarr").exit_code == 0
+    Path("one.zarr/videos/one.mp4/text").rename(f"one.zarr/videos/one.mp4/{NEXT}")
+    status = cli("status", "one.mp4", "--cache", "one.zarr")
+    assert "a recaption was interrupted in 1 videos (one.mp4)" in status.stdout
+    assert "not extracted yet" not in status.stdout
+    assert status.exit_code == 1
+
+
+def streams_of(status: Result) -> dict[str, str]:
+    """Stream -> "complete/all" as the table of ``status`` has them."""
+    lines = status.stdout.splitlines()[2:]  # below the first line and the head of the table
+    rows = [line.split() for line in lines if re.match(r"\S+ +\d+/\d+\b", line)]
+    return {row[0]: row[1] for row in rows}

@@ -52,6 +52,17 @@ def find_folder(config: CaptionerConfig) -> tuple[Path, str | None]:
     return Path(folder), Path(folder).name
 
 
+def find_cached(config: CaptionerConfig) -> Path | None:
+    """The folder of a model that is given or was downloaded before; nothing is asked of the network."""
+    if config.weights is not None:
+        return Path(config.weights) if Path(config.weights).is_dir() else None
+    repository, _, revision = config.name.partition(":")[2].partition("@")
+    try:
+        return Path(huggingface_hub.snapshot_download(repository, revision=revision or None, local_files_only=True))
+    except OSError:  # huggingface_hub's LocalEntryNotFoundError and its kin
+        return None
+
+
 def load_model(folder: Path, dtype: str) -> tuple[Any, Any, torch.dtype]:
     """Model, on the device and ready to generate, processor, and the model's dtype.
 

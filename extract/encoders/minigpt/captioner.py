@@ -20,7 +20,7 @@ from extract.encoders.minigpt.checkpoint import lora_tensors, read_file
 from extract.encoders.minigpt.decoding import Decoding, decoding_of, frame_digest
 from extract.encoders.minigpt.files import Files, check_files, find_files
 from extract.encoders.minigpt.generation import SlotGenerator
-from extract.encoders.minigpt.llm import check_quantize, load_llm
+from extract.encoders.minigpt.llm import QUANTIZERS, check_quantize, load_llm
 from extract.encoders.minigpt.memory import check_cpu
 from extract.encoders.minigpt.prompt import conversation, cut_answer, decode, load_tokenizer, stop_sequences, tokenize
 from extract.encoders.minigpt.remote import RemoteGenerator, read_embeddings
@@ -96,7 +96,7 @@ class MiniGptCaptioner:
 
     def recipe(self) -> dict[str, Any]:
         """Variant, weights, prompt and decoding."""
-        libraries = ["torch", "transformers", *(["bitsandbytes"] if self._quantize else [])]
+        libraries = ["torch", "transformers", *([QUANTIZERS[self._quantize]] if self._quantize else [])]
         return {
             "captioner": self.variant.name,
             "version": 1,
@@ -183,12 +183,12 @@ def check_config(config: CaptionerConfig) -> None:
         check_cpu(variant, num_slots=config.batch_size, max_new_tokens=tokens, quantize=config.quantize, width=width)
 
 
-def _digests(files: Files) -> dict[str, dict[str, str]]:
-    """Role -> file name -> sha256."""
+def _digests(files: Files) -> dict[str, list[str]]:
+    """Role -> sha256 of its files: what they hold, not what they are called or where they are."""
     roles = files.by_role()
     paths = list(dict.fromkeys(path for group in roles.values() for path in group))
     digests = dict(zip(paths, files_sha256(paths), strict=True))
-    return {role: {path.name: digests[path] for path in group} for role, group in roles.items()}
+    return {role: [digests[path] for path in group] for role, group in roles.items()}
 
 
 def _dtype(name: str, device: str) -> torch.dtype:

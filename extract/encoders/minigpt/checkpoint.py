@@ -202,6 +202,21 @@ def select(tensors: Tensors, expected: Mapping[str, tuple[int, ...]], where: str
     Raises:
         CheckpointError: missing names, wrong shapes, or values that are not finite; the first few are named.
     """
+    check_shapes(tensors, expected, where)
+    # Copies: what stayed mapped would change, or end the process, when its file is written anew.
+    values = {name: tensors[name].to(torch.float32, copy=True) for name in expected}
+    broken = [name for name, value in values.items() if not torch.isfinite(value).all()]
+    if broken:
+        raise CheckpointError(f"{where}: values that are not finite in {_some(broken)}")
+    return values
+
+
+def check_shapes(tensors: Tensors, expected: Mapping[str, tuple[int, ...]], where: str) -> None:
+    """Refuse what ``select`` would, as far as names and shapes tell; no value is read.
+
+    Raises:
+        CheckpointError: missing names or wrong shapes; the first few are named.
+    """
     missing = [name for name in expected if name not in tensors]
     if missing:
         raise CheckpointError(
@@ -214,12 +229,6 @@ def select(tensors: Tensors, expected: Mapping[str, tuple[int, ...]], where: str
     ]
     if wrong:
         raise CheckpointError(f"{where}: {len(wrong)} tensors have another shape: {_some(wrong)}")
-    # Copies: what stayed mapped would change, or end the process, when its file is written anew.
-    values = {name: tensors[name].to(torch.float32, copy=True) for name in expected}
-    broken = [name for name, value in values.items() if not torch.isfinite(value).all()]
-    if broken:
-        raise CheckpointError(f"{where}: values that are not finite in {_some(broken)}")
-    return values
 
 
 def _some(names: Iterable[str]) -> str:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from extract.encoders.minigpt.checkpoint import bridge_tensors, read_file
-from extract.encoders.minigpt.files import Part, parts_of, weights_folder
-from extract.encoders.minigpt.llm import check_folder
+from extract.encoders.minigpt.files import Part, existing_folder, find_cached, parts_of
+from extract.encoders.minigpt.llm import check_folder, check_weights
+from extract.encoders.minigpt.prompt import load_tokenizer
 from extract.encoders.minigpt.tiny import tiny_folder
 from extract.encoders.minigpt.variants import Variant
+from extract.encoders.minigpt.vision import check_qformer, check_vision
 
 
 @dataclass(frozen=True)
@@ -18,10 +19,10 @@ class Finding:
     """One piece of a variant.
 
     Attributes:
-        path: where it is, None if it is missing.
+        path: where it is, in the folder or in the hub's cache; None if it is missing or not whole.
         problem: why what is there cannot be used.
         on_hub: the hub has it; a run downloads it by itself.
-        cached: it has been downloaded before.
+        cached: it lies in the cache of the hub's downloads.
     """
 
     part: Part
@@ -41,37 +42,42 @@ class Finding:
     @property
     def ready(self) -> bool:
         """Whether a run could use it without a download."""
-        return self.problem is None and (self.path is not None or self.cached)
+        return self.problem is None and self.path is not None
 
 
 def inspect(variant: Variant, weights: str | None) -> list[Finding]:
-    """Look for every piece, and into those that are quick to read."""
-    folder = weights_folder(weights) if variant.trained or weights else tiny_folder(variant)
-    checks: dict[str, Callable[[Path], object]] = {
-        "projection": lambda path: bridge_tensors(read_file(path), variant, path),
-        "language model": lambda path: check_folder(path, variant),
-    }
+    """Look for every piece, and at names and shapes of what is in it.
+
+    Raises:
+        CheckpointError: the given folder is not there.
+    """
+    folder = existing_folder(weights) if variant.trained or weights else tiny_folder(variant)
     findings = []
     for part in parts_of(variant):
-        path, problem = part.find(folder), None
-        if path is not None and part.role in checks:
-            try:
-                checks[part.role](path)
-            except (ValueError, OSError) as error:
-                problem = str(error)
-        on_hub = part.repo is not None
-        cached = path is None and on_hub and _is_cached(part)
-        findings.append(Finding(part, path, problem, on_hub, cached))
+        path, on_hub = part.find(folder), part.repo is not None
+        if path is not None:
+            findings.append(Finding(part, path, _problem(part, path, variant), on_hub))
+            continue
+        cached = find_cached(part, variant)
+        # What is wrong with a download is that it is not complete; a run goes on with it.
+        whole = cached is not None and _problem(part, cached, variant) is None
+        findings.append(Finding(part, cached if whole else None, None, on_hub, cached=whole))
     return findings
 
 
-def _is_cached(part: Part) -> bool:
-    """Whether the hub's local cache holds the piece, without asking the network."""
-    from huggingface_hub import try_to_load_from_cache
-
-    assert part.repo is not None
-    if part.role == "projection":
-        file, repo_type = part.published.repo_file or part.published.file, part.published.repo_type
-    else:
-        file, repo_type = "config.json" if part.role == "language model" else "model.safetensors.index.json", "model"
-    return isinstance(try_to_load_from_cache(part.repo, file, repo_type=repo_type), str)
+def _problem(part: Part, path: Path, variant: Variant) -> str | None:
+    """Why a piece cannot be used; None if it can, as far as can be seen without reading its values."""
+    try:
+        if part.role == "vision":
+            check_vision(path, variant)
+        elif part.role == "Q-Former":
+            check_qformer(path, variant)
+        elif part.role == "projection":
+            bridge_tensors(read_file(path), variant, path)
+        else:
+            check_folder(path, variant)
+            check_weights(path)
+            load_tokenizer(path)
+    except (ValueError, OSError) as error:
+        return str(error)
+    return None

@@ -9,6 +9,15 @@ from pathlib import Path
 from extract.encoders.minigpt.checkpoint import CheckpointError, blip2_shards
 from extract.encoders.minigpt.variants import BLIP2, BLIP2_REPO, EVA, Published, Variant
 
+# What besides the weights decides a language model's words; generation_config.json is not used.
+SETTINGS = (
+    "config.json",
+    "tokenizer.model",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
 BLIP2_FOLDER = BLIP2_REPO.partition("/")[2]
 
 
@@ -52,8 +61,8 @@ class Files:
             if path is not None:
                 roles[role] = blip2_shards(path) if path.is_dir() else [path]
         weights = sorted(self.llm.glob("*.safetensors")) or sorted(self.llm.glob("*.bin"))
-        tokenizer = [p for name in ("tokenizer.model", "tokenizer.json") if (p := self.llm / name).is_file()][:1]
-        return roles | {"language model": [*weights, *tokenizer]}
+        settings = [p for name in SETTINGS if (p := self.llm / name).is_file()]
+        return roles | {"language model": weights, "its settings and tokenizer": settings}
 
 
 def weights_home() -> Path:
@@ -85,7 +94,7 @@ def check_files(variant: Variant, weights: str | None) -> None:
     Raises:
         CheckpointError: no such folder; the missing pieces, with where they are published.
     """
-    folder = _folder(weights)
+    folder = existing_folder(weights)
     missing = [part for part in parts_of(variant) if part.repo is None and part.find(folder) is None]
     if missing:
         raise CheckpointError(_explain(variant, folder, [(part, "not on the Hugging Face hub") for part in missing]))
@@ -98,7 +107,7 @@ def find_files(variant: Variant, weights: str | None) -> Files:
         CheckpointError: pieces that are neither in the folder nor to be had from the hub, all named at once.
     """
     check_files(variant, weights)
-    folder = _folder(weights)
+    folder = existing_folder(weights)
     found: dict[str, Path] = {}
     problems = []
     for part in parts_of(variant):
@@ -115,7 +124,8 @@ def find_files(variant: Variant, weights: str | None) -> Files:
     return Files(found["vision"], found.get("Q-Former"), found["projection"], found["language model"])
 
 
-def _folder(weights: str | None) -> Path:
+def existing_folder(weights: str | None) -> Path:
+    """``weights_folder``; one that was given must be there."""
     folder = weights_folder(weights)
     if weights and not folder.is_dir():
         raise CheckpointError(f"no folder {folder}; --caption-weights takes the folder with MiniGPT's files")
@@ -124,6 +134,9 @@ def _folder(weights: str | None) -> Path:
 
 def _explain(variant: Variant, folder: Path, missing: list[tuple[Part, str]]) -> str:
     """What is missing, why, and what to do."""
+    if not variant.trained:
+        names = ", ".join(f"{part.role}: {part.published.file}" for part, _ in missing)
+        return f"the toy {variant.name} lacks files in {folder}: {names}. Without --caption-weights it is made anew."
     lines = [f"  {p.role}: {p.published.file}, published at {p.published.url} ({why})" for p, why in missing]
     return (
         f"captioner {variant.name} needs files that are not in {folder}:\n"
@@ -133,11 +146,11 @@ def _explain(variant: Variant, folder: Path, missing: list[tuple[Part, str]]) ->
     )
 
 
-def _from_hub(part: Part, variant: Variant) -> Path:
-    """Download one piece.
+def _from_hub(part: Part, variant: Variant, *, local: bool = False) -> Path:
+    """One piece from the hub; downloads it, or with ``local`` only looks into the cache of earlier downloads.
 
     Raises:
-        CheckpointError: not on the hub, no network, no access.
+        CheckpointError: no network, no access, not there.
     """
     assert part.repo is not None
     from huggingface_hub import hf_hub_download
@@ -145,34 +158,45 @@ def _from_hub(part: Part, variant: Variant) -> Path:
 
     try:
         if part.repo == BLIP2_REPO:
-            return _blip2_download()
+            return _blip2_download(local)
         if part.role == "language model":
-            return _llm_snapshot(part.repo)
+            return _llm_snapshot(part.repo, local)
         file = variant.checkpoint.repo_file or part.published.file
-        return Path(hf_hub_download(part.repo, file, repo_type=variant.checkpoint.repo_type))
+        return Path(hf_hub_download(part.repo, file, repo_type=variant.checkpoint.repo_type, local_files_only=local))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{part.repo}: {reason}") from error
 
 
-def _blip2_download() -> Path:
-    """Download the shards of BLIP-2 that hold its vision half; returns their folder."""
+def find_cached(part: Part, variant: Variant) -> Path | None:
+    """A piece that was downloaded from the hub before; nothing is asked of the network."""
+    try:
+        return _from_hub(part, variant, local=True) if part.repo is not None else None
+    except CheckpointError:
+        return None
+
+
+def _blip2_download(local: bool) -> Path:
+    """Shards of BLIP-2 that hold its vision half; returns their folder."""
     from huggingface_hub import hf_hub_download
 
-    folder = Path(hf_hub_download(BLIP2_REPO, "model.safetensors.index.json")).parent
+    index = "model.safetensors.index.json"
+    folder = Path(hf_hub_download(BLIP2_REPO, index, local_files_only=local)).parent
     for shard in blip2_shards(folder):
-        hf_hub_download(BLIP2_REPO, shard.name)
+        hf_hub_download(BLIP2_REPO, shard.name, local_files_only=local)
     return folder
 
 
-def _llm_snapshot(repo: str) -> Path:
-    """Download a language model: configuration, tokenizer, and one format of weights."""
+def _llm_snapshot(repo: str, local: bool) -> Path:
+    """A language model: configuration, tokenizer, and one format of weights."""
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     try:
-        names = HfApi().list_repo_files(repo)
+        names = [] if local else HfApi().list_repo_files(repo)
     except (OfflineModeIsEnabled, OSError):
+        names = []
+    if not names:
         return Path(snapshot_download(repo, local_files_only=True))
     weights = "*.safetensors" if any(name.endswith(".safetensors") for name in names) else "*.bin"
     return Path(snapshot_download(repo, allow_patterns=["*.json", "tokenizer.model", weights]))

@@ -256,4 +256,4 @@ class SlotGenerator:
 
     def _embed(self, ids: Sequence[int]) -> torch.Tensor:
         with torch.inference_mode():
-            return self._llm.model.embed_tokens(torch.tensor([ids], device=self._device))
+            return self._llm.model.embed_tokens(torch.tensor([ids], dtype=torch.int64, device=self._device))

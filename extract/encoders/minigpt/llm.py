@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import zipfile
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM
 
@@ -14,7 +18,7 @@ from extract.encoders.minigpt.checkpoint import CheckpointError, reason
 from extract.encoders.minigpt.variants import VARIANTS, Variant
 from extract.encoders.quiet import quiet
 
-BITS: Mapping[str, int] = {"int8": 8, "int4": 4}
+QUANTIZERS: Mapping[str, str] = {"int8": "torchao", "int4": "bitsandbytes"}
 Lora = Mapping[tuple[int, str, str], torch.Tensor]
 
 
@@ -26,11 +30,11 @@ def load_llm(
     Args:
         folder: transformers' format: ``config.json`` and ``.safetensors`` or ``.bin`` shards (read as plain tensors).
         lora: see ``checkpoint.lora_tensors``; empty for variants without.
-        quantize: "int8" or "int4" (NF4) through bitsandbytes.
+        quantize: "int8" (torchao, weights only) or "int4" (bitsandbytes, NF4).
 
     Raises:
         CheckpointError: no such folder, another size or architecture, missing weights.
-        ValueError: unknown ``quantize``, or bitsandbytes is not installed.
+        ValueError: unknown ``quantize``, or its library is not installed.
     """
     if quantize is not None:
         check_quantize(quantize)
@@ -89,6 +93,35 @@ def check_folder(folder: Path, variant: Variant) -> None:
         )
 
 
+def check_weights(folder: Path) -> None:
+    """Refuse a folder whose weights are not all there, or cut off; no value is read.
+
+    Raises:
+        CheckpointError: with the file.
+    """
+    shards = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+    for index in (*folder.glob("*.safetensors.index.json"), *folder.glob("*.bin.index.json")):
+        try:
+            named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, KeyError, AttributeError, TypeError, OSError) as error:
+            raise CheckpointError(f"{index} cannot be read: {error!r}") from error
+        if shards and index.name.endswith(f"{shards[0].suffix}.index.json"):
+            missing = sorted(named - {shard.name for shard in shards})
+            if missing:
+                raise CheckpointError(f"{folder} lacks {len(missing)} of {len(named)} weight files: {missing[0]}, ...")
+    if not shards:
+        raise CheckpointError(f"{folder} has no weights: expected .safetensors or .bin files")
+    for shard in shards:
+        try:
+            if shard.suffix == ".safetensors":
+                with safe_open(shard, framework="pt"):  # compares the header with the file's length
+                    pass
+            elif not zipfile.is_zipfile(shard):
+                raise CheckpointError(f"{shard} is cut off, or no file of torch")
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{shard} cannot be read as safetensors: {error}") from error
+
+
 def merge_lora(llm: LlamaForCausalLM, lora: Lora, scale: float) -> None:
     """W += scale * B @ A in float32 for the q and v projections of every layer, in place.
 
@@ -116,32 +149,42 @@ def check_quantize(quantize: str) -> None:
     Raises:
         ValueError: with what to do.
     """
-    if quantize not in BITS:
-        raise ValueError(f"--caption-quantize takes {' or '.join(BITS)}, found {quantize!r}")
+    if quantize not in QUANTIZERS:
+        raise ValueError(f"--caption-quantize takes {' or '.join(QUANTIZERS)}, found {quantize!r}")
+    library = QUANTIZERS[quantize]
     try:
-        import bitsandbytes  # noqa: F401
+        import_module(library)
     except ImportError as error:
-        raise ValueError(f"--caption-quantize needs bitsandbytes: pip install 'crossgru[quantize]' ({error})") from None
+        raise ValueError(
+            f"--caption-quantize {quantize} needs {library}: pip install 'crossgru[quantize]' ({error})"
+        ) from None
 
 
 def quantize_linear(llm: nn.Module, quantize: str, dtype: torch.dtype) -> None:
-    """Replace every linear layer but the output by bitsandbytes' (LLM.int8() or NF4), in place.
+    """Quantise the weights of every linear layer but the output, in place.
 
-    Done after the LoRA merge, which quantised weights would not allow; the weights are packed when they move to the
-    device.
+    Done after the LoRA merge, which quantised weights would not allow. Weights only: a row's numbers must not depend on
+    its batch neighbours, and LLM.int8() (the reference's 8 bit) chooses outlier columns over the whole batch.
     """
+    if quantize == "int8":
+        from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+        quantize_(llm, Int8WeightOnlyConfig(), lambda module, path: _is_quantised(module, path))
+        return
     import bitsandbytes as bnb
 
     for path, module in list(llm.named_modules()):
-        if not isinstance(module, nn.Linear) or path == "lm_head":
+        if not _is_quantised(module, path):
             continue
-        shape, data = (module.in_features, module.out_features), module.weight.data
-        layer: nn.Module
-        if BITS[quantize] == 4:
-            layer = bnb.nn.Linear4bit(*shape, bias=False, compute_dtype=dtype, quant_type="nf4")
-            layer.weight = bnb.nn.Params4bit(data, requires_grad=False, quant_type="nf4")
-        else:
-            layer = bnb.nn.Linear8bitLt(*shape, bias=False, has_fp16_weights=False, threshold=6.0)
-            layer.weight = bnb.nn.Int8Params(data, requires_grad=False, has_fp16_weights=False)
+        assert isinstance(module, nn.Linear)
+        layer = bnb.nn.Linear4bit(
+            module.in_features, module.out_features, bias=False, compute_dtype=dtype, quant_type="nf4"
+        )
+        # Packed when it moves to the device.
+        layer.weight = bnb.nn.Params4bit(module.weight.data, requires_grad=False, quant_type="nf4")
         parent, _, name = path.rpartition(".")
         setattr(llm.get_submodule(parent), name, layer)
+
+
+def _is_quantised(module: nn.Module, path: str) -> bool:
+    return isinstance(module, nn.Linear) and path != "lm_head"

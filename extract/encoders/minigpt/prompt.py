@@ -58,8 +58,11 @@ def load_tokenizer(folder: Path) -> LlamaTokenizer:
         raise ValueError(f"{folder} has neither {' nor '.join(names)}; the language model's folder must be complete")
     try:
         return LlamaTokenizer.from_pretrained(str(folder), legacy=True, local_files_only=True)
-    except Exception as error:
-        raise ValueError(f"the tokenizer in {folder} cannot be read: {error}") from error
+    except Exception as error:  # of several libraries, some of which advise to install something else
+        raise ValueError(
+            f"the tokenizer in {folder} cannot be read ({type(error).__name__}); expected LLaMA's tokenizer.model or "
+            "tokenizer.json as published"
+        ) from error
 
 
 def tokenize(tokenizer: Any, text: str) -> Prompt:

@@ -22,6 +22,7 @@ from extract.encoders.minigpt.checkpoint import (
     CheckpointError,
     Tensors,
     bridge_tensors,
+    check_shapes,
     read_blip2_folder,
     read_file,
     rename_eva,
@@ -114,7 +115,7 @@ class MiniGptVision(nn.Module):
             width = variant.vision.width
             norm = {"vit.post_layernorm.weight": torch.ones(width), "vit.post_layernorm.bias": torch.zeros(width)}
         state |= norm | {k: v for k, v in bridge.items() if k.startswith("llama_proj.")}
-        expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+        expected = _shapes(variant)
         where = f"{variant.name} from {', '.join(Path(p).name for p in (eva, blip2, checkpoint) if p is not None)}"
         model.load_state_dict(select(state, expected, where), assign=True)
         return model.requires_grad_(False).eval()
@@ -149,6 +150,24 @@ class MiniGptVision(nn.Module):
         """uint8 (B, S, S, 3) on the model's device -> image tokens; scaling and normalisation as the reference."""
         mean, std = (torch.tensor(v, device=pictures.device).view(1, 3, 1, 1) for v in (MEAN, STD))
         return self((pictures.permute(0, 3, 1, 2).float().div(255) - mean) / std)
+
+
+def check_vision(source: Path, variant: Variant) -> None:
+    """Refuse a source of the ViT that ``from_original`` would, by names and shapes; see ``check_shapes``."""
+    expected = {k: s for k, s in _shapes(variant).items() if k.startswith("vit.") and ".post_layernorm." not in k}
+    check_shapes(_vit_state(source, variant), expected, source.name)
+
+
+def check_qformer(source: Path, variant: Variant) -> None:
+    """The same for the source of the Q-Former, its queries and the norm behind the ViT."""
+    vit_or_bridge = ("vit.embeddings.", "vit.encoder.", "llama_proj.")
+    expected = {k: s for k, s in _shapes(variant).items() if not k.startswith(vit_or_bridge)}
+    check_shapes(_qformer_state(source), expected, source.name)
+
+
+def _shapes(variant: Variant) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):
+        return {name: tuple(value.shape) for name, value in MiniGptVision(variant).state_dict().items()}
 
 
 def resize_table(table: torch.Tensor, side: int) -> torch.Tensor:
