@@ -201,8 +201,8 @@ def print_status(console: Console, manifest: Manifest, cache: FeatureCache, fail
     for name in sorted(set(names) | set(complete)):
         table.add_row(name, f"{complete[name]}/{total}", _encoder([recipes[mark] for mark in ways.get(name, ())]))
     console.print(table)
-    texts = ways.get("text", {})
-    if len(texts) == 1 and isinstance(captioner := recipes[next(iter(texts))].get("captioner"), dict):
+    texts = list(ways.get("text", ()))
+    if len(texts) == 1 and isinstance(captioner := recipes[texts[0]].get("captioner"), dict):
         digest = f" (sha256 {captioner['sha256'][:12]})" if captioner.get("captioner") == "file" else ""
         console.print(f"captions by {captioner.get('captioner')}{digest}")
     if begun:
