@@ -5,6 +5,7 @@ Nothing heavy is imported before it is needed.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -14,6 +15,9 @@ from extract.encoders.captioners import build_captioner
 
 if TYPE_CHECKING:
     from extract.encoders.contract import TimelineEncoder, WindowEncoder
+
+# transformers imports torchao where it is installed, and torch then logs two deprecations of its own.
+logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
 
 
 def build_encoder(stream: str, config: ExtractConfig) -> TimelineEncoder | WindowEncoder:
