@@ -100,7 +100,7 @@ def plan_jobs(
     failed = ledger.failures()
     for video in manifest.videos:
         file, changed = manifest.file(video), _changed(cache, video.id, manifest.file(video))
-        if changed and cache.streams(video.id).keys() - set(overwrite):
+        if changed and (cache.streams(video.id).keys() & cache.window.samples.keys()) - set(overwrite):
             strangers.append(video.path)
             continue
         missing = tuple(s for s in recipes if changed or _is_missing(cache, video.id, s, recipes[s], s in overwrite))
