@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -22,6 +22,23 @@ _LORA = re.compile(
     r"\.lora_([AB])\.(?:default\.)?weight"
 )
 _HUB_PREFIXES = ("vision_model.", "qformer.", "query_tokens")
+
+
+# Original name -> transformers' name.
+_EVA_NAMES = {
+    "cls_token": "embeddings.class_embedding",
+    "pos_embed": "embeddings.position_embedding",
+    "patch_embed.proj.weight": "embeddings.patch_embedding.weight",
+    "patch_embed.proj.bias": "embeddings.patch_embedding.bias",
+}
+_BLOCK_NAMES = {
+    "norm1": "layer_norm1",
+    "norm2": "layer_norm2",
+    "attn.qkv": "self_attn.qkv",
+    "attn.proj": "self_attn.projection",
+    "mlp.fc1": "mlp.fc1",
+    "mlp.fc2": "mlp.fc2",
+}
 
 
 class CheckpointError(ValueError):
@@ -109,23 +126,9 @@ def rename_eva(tensors: Tensors, num_blocks: int) -> dict[str, torch.Tensor]:
 
     The attention has a bias for q and v and none for k: ``qkv.bias`` = [q_bias, 0, v_bias].
     """
-    names = {
-        "cls_token": "embeddings.class_embedding",
-        "pos_embed": "embeddings.position_embedding",
-        "patch_embed.proj.weight": "embeddings.patch_embedding.weight",
-        "patch_embed.proj.bias": "embeddings.patch_embedding.bias",
-    }
-    parts = {
-        "norm1": "layer_norm1",
-        "norm2": "layer_norm2",
-        "attn.qkv": "self_attn.qkv",
-        "attn.proj": "self_attn.projection",
-        "mlp.fc1": "mlp.fc1",
-        "mlp.fc2": "mlp.fc2",
-    }
-    renamed = {new: tensors[old] for old, new in names.items() if old in tensors}
+    renamed = {new: tensors[old] for old, new in _EVA_NAMES.items() if old in tensors}
     for i in range(num_blocks):
-        for old, new in parts.items():
+        for old, new in _BLOCK_NAMES.items():
             for kind in ("weight", "bias"):
                 key = f"blocks.{i}.{old}.{kind}"
                 if key in tensors:
@@ -148,6 +151,25 @@ def rename_qformer(tensors: Tensors) -> dict[str, torch.Tensor]:
         elif re.match(r"encoder\.layer\.\d+\.(attention|crossattention|intermediate_query|output_query)\.", name):
             renamed[name.replace("attention.self.", "attention.attention.")] = value
     return renamed
+
+
+def original_name(name: str) -> str:
+    """What a tensor of ``MiniGptVision`` is called in the original files; for errors."""
+    part, _, rest = name.partition(".")
+    if part == "qformer":
+        rest = re.sub(r"^layernorm\.", "embeddings.LayerNorm.", rest)
+        return f"Qformer.bert.{rest.replace('attention.attention.', 'attention.self.')}"
+    if part != "vit":
+        return name
+    if rest.startswith("post_layernorm."):
+        return rest.replace("post_layernorm.", "ln_vision.")
+    block = re.fullmatch(r"encoder\.layers\.(\d+)\.(.+)\.(weight|bias)", rest)
+    if block is None:
+        return next(old for old, new in _EVA_NAMES.items() if new == rest)
+    old = next(old for old, new in _BLOCK_NAMES.items() if new == block[2])
+    if (old, block[3]) == ("attn.qkv", "bias"):
+        return f"blocks.{block[1]}.attn.q_bias or v_bias"
+    return f"blocks.{block[1]}.{old}.{block[3]}"
 
 
 def bridge_tensors(tensors: Tensors, variant: Variant, file: Path) -> dict[str, torch.Tensor]:
@@ -192,26 +214,30 @@ def lora_tensors(tensors: Tensors) -> dict[tuple[int, str, str], torch.Tensor]:
 # ------------------------------------------------------------------ checking
 
 
-def select(tensors: Tensors, expected: Mapping[str, tuple[int, ...]], where: str) -> dict[str, torch.Tensor]:
+def select(
+    tensors: Tensors, expected: Mapping[str, tuple[int, ...]], where: str, shown: Callable[[str], str] = str
+) -> dict[str, torch.Tensor]:
     """Exactly the expected tensors, as float32 copies.
 
     Args:
         expected: name -> shape.
-        where: what to call the source in an error.
+        where: what to call the source in an error; ``shown``: what to call a tensor there.
 
     Raises:
         CheckpointError: missing names, wrong shapes, or values that are not finite; the first few are named.
     """
-    check_shapes(tensors, expected, where)
+    check_shapes(tensors, expected, where, shown)
     # Copies: what stayed mapped would change, or end the process, when its file is written anew.
     values = {name: tensors[name].to(torch.float32, copy=True) for name in expected}
     broken = [name for name, value in values.items() if not torch.isfinite(value).all()]
     if broken:
-        raise CheckpointError(f"{where}: values that are not finite in {_some(broken)}")
+        raise CheckpointError(f"{where}: values that are not finite in {_some(map(shown, broken))}")
     return values
 
 
-def check_shapes(tensors: Tensors, expected: Mapping[str, tuple[int, ...]], where: str) -> None:
+def check_shapes(
+    tensors: Tensors, expected: Mapping[str, tuple[int, ...]], where: str, shown: Callable[[str], str] = str
+) -> None:
     """Refuse what ``select`` would, as far as names and shapes tell; no value is read.
 
     Raises:
@@ -220,10 +246,10 @@ def check_shapes(tensors: Tensors, expected: Mapping[str, tuple[int, ...]], wher
     missing = [name for name in expected if name not in tensors]
     if missing:
         raise CheckpointError(
-            f"{where}: {len(missing)} of {len(expected)} needed tensors are missing: {_some(missing)}"
+            f"{where}: {len(missing)} of {len(expected)} needed tensors are missing: {_some(map(shown, missing))}"
         )
     wrong = [
-        f"{name} {tuple(tensors[name].shape)} instead of {shape}"
+        f"{shown(name)} {tuple(tensors[name].shape)} instead of {shape}"
         for name, shape in expected.items()
         if tuple(tensors[name].shape) != shape
     ]

@@ -11,6 +11,7 @@ tokens, then a linear projection. Built from transformers' modules with these de
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from extract.encoders.minigpt.checkpoint import (
     Tensors,
     bridge_tensors,
     check_shapes,
+    original_name,
     read_blip2_folder,
     read_file,
     rename_eva,
@@ -117,7 +119,8 @@ class MiniGptVision(nn.Module):
         state |= norm | {k: v for k, v in bridge.items() if k.startswith("llama_proj.")}
         expected = _shapes(variant)
         where = f"{variant.name} from {', '.join(Path(p).name for p in (eva, blip2, checkpoint) if p is not None)}"
-        model.load_state_dict(select(state, expected, where), assign=True)
+        shown = partial(_shown, eva, None if blip2 is None else Path(blip2))
+        model.load_state_dict(select(state, expected, where, shown), assign=True)
         return model.requires_grad_(False).eval()
 
     def place(self, device: str, dtype: torch.dtype) -> MiniGptVision:
@@ -155,14 +158,20 @@ class MiniGptVision(nn.Module):
 def check_vision(source: Path, variant: Variant) -> None:
     """Refuse a source of the ViT that ``from_original`` would, by names and shapes; see ``check_shapes``."""
     expected = {k: s for k, s in _shapes(variant).items() if k.startswith("vit.") and ".post_layernorm." not in k}
-    check_shapes(_vit_state(source, variant), expected, source.name)
+    check_shapes(_vit_state(source, variant), expected, source.name, partial(_shown, source, None))
 
 
 def check_qformer(source: Path, variant: Variant) -> None:
     """The same for the source of the Q-Former, its queries and the norm behind the ViT."""
     vit_or_bridge = ("vit.embeddings.", "vit.encoder.", "llama_proj.")
     expected = {k: s for k, s in _shapes(variant).items() if not k.startswith(vit_or_bridge)}
-    check_shapes(_qformer_state(source), expected, source.name)
+    check_shapes(_qformer_state(source), expected, source.name, partial(_shown, None, source))
+
+
+def _shown(eva: Path | None, blip2: Path | None, name: str) -> str:
+    """A tensor's name in the file that it comes from; folders of transformers have the model's own names."""
+    source = eva if name.startswith("vit.") and ".post_layernorm." not in name else blip2
+    return name if source is not None and source.is_dir() else original_name(name)
 
 
 def _shapes(variant: Variant) -> dict[str, tuple[int, ...]]:
