@@ -177,6 +177,9 @@ class SlotGenerator:
 
         Returns:
             n lists of generated tokens, the stop sequence included where one ended them.
+
+        Raises:
+            ValueError: the model computes values that are not finite.
         """
         waiting, answers = deque(range(len(images))), [[] for _ in digests]  # type: tuple[deque[int], list[list[int]]]
         slots: list[_Slot | None] = [None] * self.num_slots
@@ -226,7 +229,13 @@ class SlotGenerator:
         hidden = self._run(embeddings, slots, positions, self._num_prompt)
         self._chooser.reset(slots[: len(rows)], digests)
         none = torch.zeros(self.refill, dtype=torch.int64, device=self._device)
-        tokens = self._chooser.choose(self._llm.lm_head(hidden[:, -1]).float(), slots, none)
+        logits = self._llm.lm_head(hidden[:, -1]).float()  # (refill, V)
+        if not torch.isfinite(logits).all():
+            raise ValueError(
+                f"the language model computes values that are not finite in {str(self._llm.dtype)[6:]}: its weights "
+                "are damaged, or the type is too narrow (try --dtype bfloat16 or float32)"
+            )
+        tokens = self._chooser.choose(logits, slots, none)
         self._tokens[slots], self._positions[slots] = tokens, self._num_prompt
         self.counts.prefills += 1
         return tokens[: len(rows)].tolist()

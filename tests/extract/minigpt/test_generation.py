@@ -154,6 +154,13 @@ def test_a_prompt_that_does_not_fit(model: Model) -> None:
         model.slots(Decoding(max_new_tokens=2000))
 
 
+def test_values_that_are_not_finite_write_no_caption(tmp_path: Path) -> None:
+    broken = Model(tmp_path)
+    broken.llm.model.layers[1].mlp.down_proj.weight[0, 0] = torch.inf
+    with pytest.raises(ValueError, match=r"not finite in float32.*--dtype"):
+        broken.slots(Decoding(max_new_tokens=3)).generate(broken.images[:2], broken.digests[:2])
+
+
 def test_left_padding_would_break_the_penalty(model: Model) -> None:
     """Why all prompts have one length: in a left-padded batch of transformers the penalty skips the first tokens."""
     short, image = Prompt("", (1, 20, 21), (30,)), model.images
