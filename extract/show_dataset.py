@@ -36,6 +36,9 @@ def print_checkup(console: Console, found: Checkup) -> None:
         parts = [part for part in found.parts if part.task == task]
         usable = ", ".join(f"{len(p.tracks)} {p.split}" for p in parts if p.tracks)
         console.print(f"{task}: will use {usable + ' tracks' if usable else 'nothing'}")
+        refused = sum(len(p.refused) for p in parts)
+        if refused and usable:
+            console.print(f"  but training on {task} stops at the {refused} refused files: mend or remove them first")
     verdict = ("all that is there can be used", "some of it cannot be used", "nothing can be used")
     console.print(verdict[found.exit_status])
 

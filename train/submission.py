@@ -84,10 +84,14 @@ def read_flat_template(task: Task, path: Path) -> FlatTemplate:
         seems = f": the template of task {other[0]!r}" if other else ""
         raise SubmissionError(path, 1, f"the header {flat_header(task)!r}", repr(lines[0][:80]) + seems)
     locations: list[str] = []
+    known: set[str] = set()
     tracks: dict[str, tuple[list[int], list[int]]] = {}
     for number, line in enumerate(lines[1:], start=2):
         location = line.partition(",")[0]
         track, frame = _place(path, number, location)
+        if location in known:
+            raise SubmissionError(path, number, "every frame once", f"{location!r} again")
+        known.add(location)
         tracks.setdefault(track, ([], []))
         tracks[track][0].append(number - 2)
         tracks[track][1].append(frame)
@@ -109,7 +113,7 @@ def _place(path: Path, line: int, location: str) -> tuple[str, int]:
     folder, _, name = location.rpartition("/")
     stem = name.partition(".")[0]
     track = folder.rpartition("/")[2]
-    if not track or not stem.isdecimal() or not 1 <= int(stem) <= MAX_FRAMES:
+    if not track or not (stem.isascii() and stem.isdecimal()) or not 1 <= int(stem) <= MAX_FRAMES:
         raise SubmissionError(path, line, "<track>/<frame from 00001>.jpg", repr(location[:80]))
     return track, int(stem) - 1  # 1-based file -> 0-based frame
 
@@ -173,7 +177,6 @@ def write_flat(
         if track not in results:
             if not missing:
                 raise ValueError(f"track {track!r} of the template has no scores")
-            filled += len(rows)
             continue
         scores, borrowed = nearest_valid(results[track].scores, template.frames[track])
         filled += borrowed

@@ -17,7 +17,7 @@ from train.submission import (
 from train.submission_dvd import csv_files, read_dvd_templates
 from train.tasks import Task
 
-_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?", re.ASCII)
 _CLASSES = frozenset(str(k) for k in range(len(EXPR_NAMES)))
 _BITS = frozenset("01")
 

@@ -121,7 +121,7 @@ def write_dvd(
             labels, filled = row_values(task, chosen), filled + borrowed
         elif missing and template.rows:
             frames = template.frames(0)
-            labels, filled = [missing] * len(frames), filled + len(frames)
+            labels = [missing] * len(frames)
         else:
             raise ValueError(f"video {template.video!r} has no scores")
         rows = template.rows or [[str(f + 1), ""] for f in frames.tolist()]

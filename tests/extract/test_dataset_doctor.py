@@ -136,6 +136,15 @@ def test_wrong_editions_are_refused_by_header_and_leave_nothing(
     assert "nothing can be used" in result.stdout
 
 
+def test_it_says_that_training_stops_at_refused_files(cli: Cli, tmp_path: Path, clip: Path) -> None:
+    root = affwild2(tmp_path, clip)
+    put(root / "AU_Detection_Challenge" / "Train_Set" / "105.txt", "AU1,AU2,AU4,AU6,AU12,AU15,AU20,AU25", ["0" * 8] * 3)
+    result = cli("doctor", "--dataset", "affwild2", "--root", root)
+    assert result.exit_code == 1
+    assert "au: will use 4 train, 2 val tracks\n  but training on au stops at the 1 refused files" in result.stdout
+    assert "training on va stops" not in result.stdout
+
+
 def test_groups_across_the_official_split_and_broken_videos_are_told(cli: Cli, tmp_path: Path, clip: Path) -> None:
     root = affwild2(tmp_path, clip)
     train = root / "VA_Estimation_Challenge" / "Train_Set"

@@ -101,7 +101,7 @@ def test_a_track_without_scores_stops_it_unless_a_value_is_given(tmp_path: Path)
     with pytest.raises(ValueError, match="'b' of the template has no scores"):
         write_flat(TASKS["va"], template, results, "", tmp_path / "out.txt")
     assert not (tmp_path / "out.txt").exists()
-    assert write_flat(TASKS["va"], template, results, "0.1,0.2", tmp_path / "out.txt") == 1
+    assert write_flat(TASKS["va"], template, results, "0.1,0.2", tmp_path / "out.txt") == 0
     assert (tmp_path / "out.txt").read_text().split("\n")[2] == "b/00001.jpg,0.1,0.2"
     with pytest.raises(ValueError, match="would overwrite its template"):
         write_flat(TASKS["va"], template, results, "0.1,0.2", tmp_path / "t.txt")
@@ -126,6 +126,19 @@ def test_templates_that_are_none_are_refused(tmp_path: Path, text: str, line: in
         read_flat_template(TASKS["va"], tmp_path / "t.txt")
     assert caught.value.line == line
     assert found in caught.value.found
+
+
+def test_a_frame_that_is_wanted_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SubmissionError, match=r":3: expected every frame once, found 'a/00001.jpg' again"):
+        read_flat_template(TASKS["va"], template_of(tmp_path / "t.txt", "va", ["a/00001.jpg", "a/00001.jpg"]))
+
+
+def test_digits_of_other_scripts_are_no_numbers(tmp_path: Path) -> None:
+    template = template_of(tmp_path / "t.txt", "va", ["a/00001.jpg"])
+    arabic = "\N{ARABIC-INDIC DIGIT ZERO}.\N{ARABIC-INDIC DIGIT ONE}"
+    (tmp_path / "s.txt").write_text(f"{HEADERS['va']}\na/00001.jpg,{arabic},0\n", encoding="utf-8")
+    with pytest.raises(SubmissionError, match="two numbers from -1 to 1"):
+        check_flat(TASKS["va"], tmp_path / "s.txt", template)
 
 
 def test_a_template_may_hold_locations_alone_and_a_mark(tmp_path: Path) -> None:
