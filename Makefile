@@ -13,7 +13,7 @@ PY    := $(VENV)/bin/python
 READY := $(VENV)/.ready
 where := $(if $(ROOT),--root "$(ROOT)") $(if $(CACHE),--cache "$(CACHE)")
 
-.PHONY: help setup demo extract train predict report status test check bench clean
+.PHONY: help setup demo plan extract train predict report status test check bench clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -35,6 +35,9 @@ demo: $(READY) ## render the demo videos, extract, train both tasks, write repor
 	$(PY) -m extract run demo --preset tiny
 	$(PY) -m train cv demo --task violence
 	$(PY) -m train cv demo --task va
+
+plan: $(READY) ## what extracting DATASET would cost: frames, windows, bytes, hours
+	$(PY) -m extract plan "$(DATASET)" --preset $(PRESET) $(where) $(ARGS)
 
 extract: $(READY) ## run the encoders over DATASET once; resumes where it stopped
 	$(PY) -m extract run "$(DATASET)" --preset $(PRESET) $(where) $(ARGS)

@@ -7,12 +7,15 @@ from typing import Annotated
 
 import typer
 
+from extract import options as o
+
 app = typer.Typer(
     name="crossgru-extract",
     help="Stage 1: run frozen encoders over videos once and cache the features.\n\n"
     "A DATASET is the name of a manifest in data_manifests/ (demo, dvd, affwild2), a manifest (.toml), a table of "
     "videos (.csv with a column path), a folder of videos, or one video file.\n\n"
     "    python -m extract run demo --preset tiny        rendered demo, toy encoders, no download\n\n"
+    "    python -m extract plan dvd --preset base        what that would take: frames, bytes, hours\n\n"
     "    python -m extract run dvd --preset base         published encoders; use a GPU\n\n"
     "    python -m extract status demo                   what is complete, what failed and why",
     no_args_is_help=True,
@@ -21,74 +24,39 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Dataset = Annotated[str, typer.Argument(help="Name, manifest .toml, table .csv, folder of videos, or one video.")]
-Root = Annotated[Path | None, typer.Option(help="Where the data is, if not where the manifest says.")]
-Cache = Annotated[str | None, typer.Option(help="Cache path or fsspec URL. [default: caches/DATASET.zarr]")]
-
 
 @app.command()
 def run(
-    dataset: Dataset,
-    preset: Annotated[
-        str | None,
-        typer.Option(help="tiny, tiny-minigpt (untrained toys, no download), base or large. [default: base]"),
-    ] = None,
-    like: Annotated[
-        str | None, typer.Option(help="Take preset and options from another cache, or the cache of another DATASET.")
-    ] = None,
-    cache: Cache = None,
-    root: Root = None,
-    streams: Annotated[str, typer.Option(help="Comma-separated; adds to an existing cache.")] = "video,image,text",
+    dataset: o.Dataset,
+    preset: o.Preset = None,
+    like: o.Like = None,
+    cache: o.Cache = None,
+    root: o.Root = None,
+    streams: o.Streams = "video,image,text",
     overwrite: Annotated[
         str, typer.Option(help="Streams to replace where of another recipe or damaged, or 'all'.")
     ] = "",
     retry_failed: Annotated[bool, typer.Option(help="Try videos again that failed before.")] = False,
-    workers: Annotated[int, typer.Option(min=1, help="Videos decoded at once.")] = 2,
-    stride: Annotated[int | None, typer.Option(min=1, help="Frames between window starts. [default: 16]")] = None,
-    sampling: Annotated[str | None, typer.Option(help="centers or endpoints. [default: centers]")] = None,
-    videoprism_weights: Annotated[Path | None, typer.Option(help="Official .npz, instead of a download.")] = None,
-    clip_model: Annotated[str | None, typer.Option(help="Any open_clip model name.")] = None,
-    clip_weights: Annotated[str | None, typer.Option(help="open_clip pretrained tag or local file.")] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(help="float32 or bfloat16 for all encoders. [default: float32 on CPU, 16 bit on GPU]"),
-    ] = None,
-    captioner: Annotated[
-        str | None,
-        typer.Option(
-            help="Who writes the captions: minigpt4-vicuna-7b, minigpt4-vicuna-13b, minigpt4-llama2, minigpt-v2, "
-            "hf-hub:OWNER/NAME, server, or offline (no download). docs/captions.md. [default: the preset's]"
-        ),
-    ] = None,
-    caption_weights: Annotated[Path | None, typer.Option(help="Folder with the captioner's files; see doctor.")] = None,
-    caption_prompt: Annotated[
-        str | None,
-        typer.Option(help="What is asked of a frame; a text with <ImageHere> replaces MiniGPT's whole conversation."),
-    ] = None,
-    caption_decoding: Annotated[
-        str | None, typer.Option(help="greedy, or sample (MiniGPT and servers). [default: greedy]")
-    ] = None,
-    caption_seed: Annotated[int | None, typer.Option(help="Of --caption-decoding sample. [default: 0]")] = None,
-    caption_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Longest caption, in tokens. [default: 300, models of the hub 100]")
-    ] = None,
-    caption_quantize: Annotated[
-        str | None, typer.Option(help="int8 or int4 language model of MiniGPT, to save memory.")
-    ] = None,
-    caption_batch: Annotated[int | None, typer.Option(min=1, help="Frames captioned at once. [default: 32]")] = None,
-    caption_server: Annotated[
-        str | None,
-        typer.Option(help="URL of an OpenAI-compatible server, for captioner server or MiniGPT's language half."),
-    ] = None,
-    caption_server_model: Annotated[
-        str | None, typer.Option(help="Model on that server. [default: the one it serves]")
-    ] = None,
-    long_captions: Annotated[
-        str | None, typer.Option(help="Beyond CLIP's 77 tokens: truncate or chunk-mean. [default: truncate]")
-    ] = None,
-    thumbnails: Annotated[
-        bool | None, typer.Option(help="Keep a small picture of every captioned frame. [default: only with tiny]")
-    ] = None,
+    workers: o.Workers = 2,
+    gpu_memory: o.GpuMemory = None,
+    stride: o.Stride = None,
+    sampling: o.Sampling = None,
+    videoprism_weights: o.VideoprismWeights = None,
+    clip_model: o.ClipModel = None,
+    clip_weights: o.ClipWeights = None,
+    dtype: o.Dtype = None,
+    captioner: o.Captioner = None,
+    caption_weights: o.CaptionWeights = None,
+    caption_prompt: o.CaptionPrompt = None,
+    caption_decoding: o.CaptionDecoding = None,
+    caption_seed: o.CaptionSeed = None,
+    caption_tokens: o.CaptionTokens = None,
+    caption_quantize: o.CaptionQuantize = None,
+    caption_batch: o.CaptionBatch = None,
+    caption_server: o.CaptionServer = None,
+    caption_server_model: o.CaptionServerModel = None,
+    long_captions: o.LongCaptions = None,
+    thumbnails: o.Thumbnails = None,
 ) -> None:
     """Extract features. Safe to interrupt and to repeat: what is complete is skipped, what failed is in the ledger."""
     from extract import commands
@@ -104,6 +72,7 @@ def run(
             overwrite=overwrite,
             retry_failed=retry_failed,
             workers=workers,
+            gpu_memory=gpu_memory,
             options={
                 "stride": stride,
                 "sampling": sampling,
@@ -129,7 +98,69 @@ def run(
 
 
 @app.command()
-def status(dataset: Dataset, cache: Cache = None, root: Root = None) -> None:
+def plan(
+    dataset: Annotated[str | None, typer.Argument(help="As for run.", show_default=False)] = None,
+    dataset_: Annotated[str | None, typer.Option("--dataset", help="The same as the argument.")] = None,
+    preset: o.Preset = None,
+    like: o.Like = None,
+    cache: o.Cache = None,
+    root: o.Root = None,
+    streams: o.Streams = "video,image,text",
+    workers: o.Workers = 2,
+    gpu_memory: o.GpuMemory = None,
+    calibrate: Annotated[bool, typer.Option(help="Time every stage on this machine, 20 seconds at most.")] = True,
+    json: Annotated[Path | None, typer.Option(help="Write the figures to this file, too.")] = None,
+    stride: o.Stride = None,
+    sampling: o.Sampling = None,
+    clip_model: o.ClipModel = None,
+    dtype: o.Dtype = None,
+    captioner: o.Captioner = None,
+    caption_weights: o.CaptionWeights = None,
+    caption_tokens: o.CaptionTokens = None,
+    caption_quantize: o.CaptionQuantize = None,
+    caption_batch: o.CaptionBatch = None,
+    caption_server: o.CaptionServer = None,
+    thumbnails: o.Thumbnails = None,
+) -> None:
+    """Say what 'run' with the same options would cost: frames, windows, bytes and hours. Nothing is downloaded."""
+    from extract import plan_commands
+
+    if dataset is None or dataset_ is not None:
+        if (dataset is None) == (dataset_ is None):
+            raise typer.BadParameter("say which data set, once: plan DATASET, or plan --dataset DATASET")
+        dataset = dataset_
+    options = {
+        "stride": stride,
+        "sampling": sampling,
+        "clip_model": clip_model,
+        "dtype": dtype,
+        "captioner": captioner,
+        "caption_weights": str(caption_weights) if caption_weights else None,
+        "caption_max_new_tokens": caption_tokens,
+        "caption_quantize": caption_quantize,
+        "caption_batch_size": caption_batch,
+        "caption_server": caption_server,
+        "thumbnails": thumbnails,
+    }
+    raise typer.Exit(
+        plan_commands.plan(
+            str(dataset),
+            preset=preset,
+            like=like,
+            cache=cache,
+            root=root,
+            streams=streams,
+            workers=workers,
+            gpu_memory=gpu_memory,
+            calibrated=calibrate,
+            json_file=json,
+            options=options,
+        )
+    )
+
+
+@app.command()
+def status(dataset: o.Dataset, cache: o.Cache = None, root: o.Root = None) -> None:
     """Show what is complete, missing and failed."""
     from extract import commands
 
@@ -137,7 +168,7 @@ def status(dataset: Dataset, cache: Cache = None, root: Root = None) -> None:
 
 
 @app.command()
-def verify(dataset: Dataset, cache: Cache = None) -> None:
+def verify(dataset: o.Dataset, cache: o.Cache = None) -> None:
     """Recompute every checksum of a cache; find missing, damaged and non-finite data."""
     from extract import commands
 
@@ -146,8 +177,8 @@ def verify(dataset: Dataset, cache: Cache = None) -> None:
 
 @app.command()
 def captions(
-    dataset: Dataset,
-    cache: Cache = None,
+    dataset: o.Dataset,
+    cache: o.Cache = None,
     video: Annotated[str | None, typer.Option(help="Only this video id.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Write a .csv or .parquet (video, frame, time_s, caption) instead.")
@@ -161,9 +192,9 @@ def captions(
 
 @app.command()
 def recaption(
-    dataset: Dataset,
+    dataset: o.Dataset,
     file: Annotated[Path, typer.Option("--from", help="The .csv or .parquet of 'captions --out', edited.")],
-    cache: Cache = None,
+    cache: o.Cache = None,
     preset: Annotated[str | None, typer.Option(help="Whose CLIP. [default: the cache's]")] = None,
     clip_model: Annotated[str | None, typer.Option(help="Any open_clip model name. [default: the cache's]")] = None,
     clip_weights: Annotated[str | None, typer.Option(help="open_clip pretrained tag or local file.")] = None,
@@ -192,7 +223,7 @@ def doctor(
     dataset: Annotated[
         str | None, typer.Option(help="Check a downloaded data set: affwild2, dvd, or a manifest with official labels.")
     ] = None,
-    root: Root = None,
+    root: o.Root = None,
     cache: Annotated[str | None, typer.Option(help="Take frame counts from this cache instead of containers.")] = None,
     captioner: Annotated[
         str | None, typer.Option(help="Check a captioner's files and memory, e.g. minigpt4-vicuna-7b.")

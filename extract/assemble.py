@@ -18,6 +18,7 @@ from extract.decode import Job
 from extract.encoders.contract import Rows, TimelineEncoder, WindowEncoder, join_rows
 from shared.cache import CacheError, FeatureCache, VideoInfo
 from shared.cache_arrays import StreamWriter
+from shared.recipe import Recipe
 
 MAX_WAITING_WRITES = 64
 
@@ -90,6 +91,7 @@ class Assembly:
         cache: FeatureCache,
         writes: WriteThread,
         encoders: Mapping[str, TimelineEncoder | WindowEncoder],
+        recipes: Mapping[str, Recipe],
     ) -> None:
         self.job, self.info = job, None  # type: tuple[Job, VideoInfo | None]
         self.error: CacheError | None = None
@@ -99,7 +101,7 @@ class Assembly:
         self._cache, self._writes = cache, writes
         self._missing = dict.fromkeys(job.streams, 0)
         self._rows: dict[str, list[tuple[int, Rows]]] = {s: [] for s in job.streams}  # one row each, not yet final
-        self._recipes = {s: encoders[s].recipe() for s in job.streams}
+        self._recipes = recipes
         self._kinds = {s: encoders[s].kind for s in job.streams}
         self._writers: dict[str, StreamWriter] = {}
         self._closing = False

@@ -11,12 +11,12 @@ import signal
 import sys
 import tomllib
 import traceback
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from rich.console import Console
 
@@ -25,6 +25,9 @@ from shared.datasets import cache_of, find_dataset
 from shared.ledger import FailureLedger
 from shared.manifest import Manifest, ManifestError, load_manifest
 from shared.names import unknown_name
+
+if TYPE_CHECKING:
+    from extract.config import ExtractConfig
 
 # Plain words, no markup and no wrapping of paths: this text is also read from log files.
 err = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
@@ -71,6 +74,7 @@ def run(
     overwrite: str,
     retry_failed: bool,
     workers: int,
+    gpu_memory: float | None,
     options: Mapping[str, Any],
 ) -> int:
     """``extract run``."""
@@ -80,17 +84,17 @@ def run(
     from extract.encoders.captioners import check_captioner
     from extract.encoders.captioners.quality import CaptionCounts
 
-    made_with = _made_with(preset, like, options)
+    made_with = how_made(preset, like, options)
     config = with_options(find_preset(made_with["preset"]), **made_with["options"])
-    wanted = _stream_names(streams, tuple(config.window.samples), "--streams")
-    replace = wanted if overwrite == "all" else _stream_names(overwrite, wanted, "--overwrite")
+    wanted = stream_names(streams, tuple(config.window.samples), "--streams")
+    replace = wanted if overwrite == "all" else stream_names(overwrite, wanted, "--overwrite")
     find_dataset(dataset)  # a mistyped name is told before anything large is imported
     url = cache_of(dataset, cache)
     with suppress(CacheError):  # not there yet, or told below
         _check_preset(FeatureCache.open(url), made_with, replace)
     if "text" in wanted:
         check_captioner(config.captioner)
-    manifest = _load(dataset, root)
+    manifest = load(dataset, root)
     store = FeatureCache.create(url, dataset=manifest.name, window=config.window, made_with=made_with)
 
     from extract.assemble import CacheWriteError
@@ -99,6 +103,7 @@ def run(
     from extract.show import RunDisplay, print_summary
 
     with err.status("loading encoders"):
+        config = fit_memory(config, wanted, gpu_memory, options.get("caption_batch_size"))
         encoders = build_encoders(config, wanted)
     recipes = {s: e.recipe() for s, e in encoders.items()}
     ledger = FailureLedger(url)
@@ -141,7 +146,7 @@ def status(dataset: str, *, cache: str | None, root: Path | None) -> int:
 
     url = cache_of(dataset, cache)
     store = FeatureCache.open(url)
-    manifest = _load(dataset, root, render=False, cached=store.paths().values())
+    manifest = load(dataset, root, render=False, cached=store.paths().values())
     return print_status(out, manifest, store, FailureLedger(url).failures())
 
 
@@ -172,7 +177,7 @@ def demo(root: Path, seed: int) -> int:
 # ------------------------------------------------------------------ parts
 
 
-def _made_with(preset: str | None, like: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
+def how_made(preset: str | None, like: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
     """Preset and options of this run; with ``like``, those of another cache where the command line says nothing."""
     given = {k: v for k, v in options.items() if v is not None}
     if like is None:
@@ -186,6 +191,37 @@ def _made_with(preset: str | None, like: str | None, options: Mapping[str, Any])
     return {"preset": preset or made["preset"], "options": {**made["options"], **given}}
 
 
+def fit_memory(
+    config: ExtractConfig, streams: Sequence[str], gpu_memory: float | None, caption_batch: int | None
+) -> ExtractConfig:
+    """The configuration with batch sizes for so many GiB; without a number, for most of what is free on the GPU.
+
+    Where no encoder runs on a GPU the preset's sizes stay, and a number counts main memory.
+
+    Raises:
+        ValueError: too little for these streams.
+    """
+    from extract.encoders.devices import free_gpu_bytes, on_gpu
+    from extract.memory import GIB, SAFE_SHARE, fit, least_sizes, too_little
+
+    there = [s for s in streams if on_gpu(s)]
+    if gpu_memory is not None:
+        gpu, shared, num_bytes = bool(there), there or list(streams), gpu_memory * GIB
+        if fitted := fit(config, shared, num_bytes, gpu=gpu, caption_batch=caption_batch):
+            return fitted
+        why = too_little(config, shared, num_bytes, gpu=gpu, caption_batch=caption_batch)
+        raise ValueError(f"--gpu-memory {gpu_memory:g}: {why}")
+    if not there or not (num_bytes := SAFE_SHARE * free_gpu_bytes()):
+        return config
+    if fitted := fit(config, there, num_bytes, gpu=True, caption_batch=caption_batch):
+        return fitted
+    # By arithmetic alone nothing is refused that nobody asked to be bounded: the least sizes may just do.
+    err.print(
+        f"note: the GPU may be too full: {too_little(config, there, num_bytes, gpu=True, caption_batch=caption_batch)}"
+    )
+    return least_sizes(config, there, caption_batch)
+
+
 def _check_preset(store: FeatureCache, asked: Mapping[str, Any], replaced: tuple[str, ...]) -> None:
     """Tell of a forgotten preset before weights are loaded, or downloaded. The recipes decide afterwards."""
     made = store.made_with.get("preset", asked["preset"])
@@ -196,7 +232,7 @@ def _check_preset(store: FeatureCache, asked: Mapping[str, Any], replaced: tuple
         )
 
 
-def _load(dataset: str, root: Path | None, render: bool = True, cached: Collection[str] = ()) -> Manifest:
+def load(dataset: str, root: Path | None, render: bool = True, cached: Collection[str] = ()) -> Manifest:
     source = find_dataset(dataset)
     if render and root is None and source.resolve() == DEMO_MANIFEST:
         # The one data set that can be made out of nothing: rendered on first use. A user's own demo.toml is not it.
@@ -212,7 +248,7 @@ def _render(root: Path, seed: int) -> None:
         render_demo(root, seed=seed, progress=display.reached)
 
 
-def _stream_names(text: str, known: tuple[str, ...], option: str) -> tuple[str, ...]:
+def stream_names(text: str, known: tuple[str, ...], option: str) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(n.strip() for n in text.split(",") if n.strip()))
     for name in names:
         if name not in known:

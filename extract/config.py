@@ -109,6 +109,12 @@ class ExtractConfig:
         check_long_captions(self.long_captions)
 
 
+def pool_slots(config: ExtractConfig) -> int:
+    """Frames that VideoPrism's pool keeps: both batches fill while every frame of a window stays for the next ones."""
+    video, window = config.video, config.window
+    return video.frame_batch + video.window_batch * window.samples["video"] + window.size
+
+
 def check_long_captions(choice: str) -> None:
     """Refuse a choice for long captions that there is not.
 

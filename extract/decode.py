@@ -1,7 +1,8 @@
 """Decode workers: each reads one video ahead of the encoders into a queue bounded in bytes.
 
 The encoders take videos strictly in order, so that batches do not depend on timing; while they work on one video, the
-workers already decode the next ones.
+workers already decode the next ones. Large frames are converted and resized by a pool of threads that all videos share
+and that serves the earliest video first, so that one long video keeps every core busy.
 """
 
 from __future__ import annotations
@@ -19,10 +20,14 @@ from typing import Any
 import numpy as np
 
 from extract.encoders.contract import TimelineEncoder, WindowEncoder
-from extract.plan import Item, Window, sample_video
+from extract.preparing import MAX_THREADS, InOrder, PreparePool, num_cores
+from extract.sampling import Draft, Item, Window, draft_video
 from extract.video import DecodedFrame, OpenVideo, VideoError, open_video, read_source
 from shared.cache import VideoInfo
 from shared.windows import WindowSpec
+
+# Frames below this many pixels are resized sooner than handed to another thread.
+MIN_POOLED_PIXELS = 320 * 240
 
 
 @dataclass(frozen=True)
@@ -127,7 +132,7 @@ class DecodeAhead:
     """Decodes jobs in order, ``workers`` at a time, each into its own bounded queue.
 
     Attributes:
-        seconds: seconds that the workers spent working, summed over workers.
+        seconds: seconds spent decoding and resizing, summed over threads.
     """
 
     def __init__(
@@ -149,11 +154,12 @@ class DecodeAhead:
         leaving early: it stops the workers within a frame.
         """
         queues: deque[tuple[Job, ByteQueue]] = deque()
-        pool = ThreadPoolExecutor(self._workers, thread_name_prefix="decode")
+        readers = ThreadPoolExecutor(self._workers, thread_name_prefix="decode")
+        pool = PreparePool(min(num_cores(), MAX_THREADS))
         try:
-            for job in jobs:
+            for number, job in enumerate(jobs):
                 queues.append((job, ByteQueue(self._share)))
-                pool.submit(self._decode, *queues[-1])
+                readers.submit(self._decode, *queues[-1], InOrder(pool, number))
                 if len(queues) > self._workers:
                     yield from self._hand_out(queues)
             while queues:
@@ -161,7 +167,9 @@ class DecodeAhead:
         finally:
             for _, events in queues:
                 events.close()
-            pool.shutdown(wait=True, cancel_futures=True)
+            readers.shutdown(wait=True, cancel_futures=True)
+            pool.close()
+            self.seconds += pool.seconds
 
     @staticmethod
     def _hand_out(queues: deque[tuple[Job, ByteQueue]]) -> Iterator[tuple[Job, Iterator[Event]]]:
@@ -170,10 +178,10 @@ class DecodeAhead:
         queues.popleft()
         events.close()
 
-    def _decode(self, job: Job, events: ByteQueue) -> None:
+    def _decode(self, job: Job, events: ByteQueue, in_order: InOrder[Event]) -> None:
         started, waited = time.perf_counter(), 0.0
         try:
-            for event in self._events(job, events.check):
+            for event in in_order(self._events(job, events.check)):
                 before = time.perf_counter()
                 events.put(event)
                 waited += time.perf_counter() - before
@@ -184,10 +192,11 @@ class DecodeAhead:
             with suppress(Stopped):
                 events.put(Failed(stage, type(error).__name__, str(error) or repr(error)))
         finally:
+            in_order.give_up()
             with self._lock:
-                self.seconds += time.perf_counter() - started - waited
+                self.seconds += time.perf_counter() - started - waited - in_order.waited_s
 
-    def _events(self, job: Job, check: Callable[[], None]) -> Iterator[Event]:
+    def _events(self, job: Job, check: Callable[[], None]) -> Iterator[Event | Draft]:
         source = read_source(job.file, check)
         encoders = {s: self._encoders[s] for s in job.streams}
         times: list[float] = []
@@ -198,7 +207,11 @@ class DecodeAhead:
 
         with open_video(job.file, job.fps) as video:
             yield Opened(video.promised_frames)
-            yield from sample_video(video.frames, self._spec, encoders, note)
+            for event in draft_video(video.frames, self._spec, encoders, note):
+                if isinstance(event, Draft) and video.width * video.height < MIN_POOLED_PIXELS:
+                    yield from event.items()
+                else:
+                    yield event
             yield Finished(_info(job, video, times, source))
 
 

@@ -200,7 +200,7 @@ def render_video(root: Path, video: DemoVideo) -> None:
     _write_text(root / video.va_path, format_va(story))
     path = root / video.video_path
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
+    part = _part(path)
     with av.open(str(part), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=story.fps)
         stream.width, stream.height, stream.pix_fmt = story.width, story.height, "yuv420p"
@@ -232,6 +232,11 @@ def format_va(story: Story) -> str:
 def _write_text(path: Path, text: str) -> None:
     """Writes a file that is either whole or not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
+    part = _part(path)
     part.write_text(text, encoding="utf-8", newline="\n")
     os.replace(part, path)
+
+
+def _part(path: Path) -> Path:
+    """Where a file grows; of this process alone, since two runs may render the demo at once."""
+    return path.with_name(f"{path.name}.{os.getpid()}.part")

@@ -22,7 +22,8 @@ from extract.assemble import Assembly, WriteThread
 from extract.decode import DecodeAhead, Event, Failed, Finished, Job, Opened
 from extract.encoders.captioners.quality import CaptionCounts
 from extract.encoders.contract import Rows, TimelineEncoder, WindowEncoder
-from extract.plan import Item, TimelinePacker, WindowPacker
+from extract.plan import TimelinePacker, WindowPacker
+from extract.sampling import Item
 from extract.video import VideoError, open_video, read_source, source_stamp
 from shared.cache import CacheError, FeatureCache, RecipeMismatch
 from shared.ledger import Failure, FailureLedger
@@ -175,6 +176,7 @@ def run(
     watcher = watcher or Watcher()
     started = time.perf_counter()
     clock = {"waiting": 0.0, **{f"encode {stream}": 0.0 for stream in encoders}}
+    recipes = {stream: encoder.recipe() for stream, encoder in encoders.items()}
     attempts = {name: failure.attempts for name, failure in ledger.failures().items()}
     writes = WriteThread()
     assemblies: dict[str, Assembly] = {}  # videos between their first frame and their completion marker
@@ -204,7 +206,7 @@ def run(
             packer.forget(name)
         writes.drain()
         del assemblies[name]
-        cache.abandon(name)
+        cache.abandon(name, assembly.job.streams)
         ledger.record(failure)
         summary.failed[name] = failure
         failures.append(failure)
@@ -246,7 +248,7 @@ def run(
             for number, (job, events) in enumerate(videos, start=1):
                 if job.changed:
                     cache.drop(job.video, job.streams)
-                assembly = assemblies[job.video] = Assembly(job, cache, writes, encoders)
+                assembly = assemblies[job.video] = Assembly(job, cache, writes, encoders, recipes)
                 for event in _timed(events, clock):
                     match event:
                         case Opened():
@@ -275,9 +277,9 @@ def run(
         assert not assemblies, f"rows never came for {sorted(assemblies)}"
     finally:
         writes.close()
-        for name in list(assemblies):
+        for name, assembly in list(assemblies.items()):
             with suppress(OSError):  # the store may be what failed; what stays behind is unmarked and will be redone
-                cache.abandon(name)
+                cache.abandon(name, assembly.job.streams)
 
     summary.seconds = {"decode": decode.seconds, **clock, "write": writes.seconds}
     summary.wall_s = time.perf_counter() - started

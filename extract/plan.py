@@ -1,138 +1,24 @@
-"""From decoded frames to full batches: which frames are needed, and where they go.
+"""From the items of many videos to full batches, and where their rows go.
 
-Three parts, all plain bookkeeping without a model:
-  * ``sample_video``    frames in decode order -> the items and windows of WindowSpec.plan, while F is still unknown;
+Two packers, both plain bookkeeping without a model:
   * ``TimelinePacker``  items of many videos -> full batches of a timeline encoder;
   * ``WindowPacker``    items and windows of many videos -> full batches of both stages of a window encoder. A frame is
     encoded once; it keeps its slot in the encoder's pool as long as a window may still need it.
 
-Blocks are packed across videos and have fixed shapes; only the last batch of a run is padded.
+Blocks are packed across videos and have fixed shapes; only the last batch of a run is padded. Which frames of a video
+are needed says extract/sampling.py.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from extract.encoders.contract import Rows, TimelineEncoder, WindowEncoder
-from extract.video import DecodedFrame
-from shared.windows import WindowSpec
-
-
-@dataclass(frozen=True)
-class Item:
-    """One prepared input of one stream: uint8 (C, h, w, 3) for a timeline stream, (h, w, 3) for a window stream."""
-
-    stream: str
-    frame: int
-    pixels: np.ndarray
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that the item holds while it waits."""
-        return self.pixels.nbytes
-
-
-@dataclass(frozen=True)
-class Window:
-    """A window of a window stream: all its items have been emitted before it."""
-
-    stream: str
-    start: int
-    frames: np.ndarray  # int64 (T,)
-    nbytes: int = 0
-
-
-def sample_video(
-    frames: Iterable[DecodedFrame],
-    spec: WindowSpec,
-    encoders: Mapping[str, TimelineEncoder | WindowEncoder],
-    on_frame: Callable[[DecodedFrame], None] = lambda frame: None,
-) -> Iterator[Item | Window]:
-    """Emit exactly the items and windows of ``spec.plan(F)`` without knowing F in advance.
-
-    A window exists only once its last frame has been decoded, and the tail window is known only at the end of the
-    video, so the last ``size`` frames are kept undecoded-to-RGB. Memory does not depend on F.
-
-    Args:
-        frames: decoded frames in order.
-        spec: the windows; it must sample every stream of ``encoders``.
-        encoders: stream -> encoder whose ``prepare`` half makes the items.
-        on_frame: called for every decoded frame.
-    """
-    lookback = max((-min(getattr(e, "context", (0,))) for e in encoders.values()), default=0)
-    sampler = _Sampler(spec, encoders, lookback)
-    next_start, count = 0, 0
-    for frame in frames:
-        on_frame(frame)
-        sampler.hold(frame)
-        count += 1
-        if count >= next_start + spec.size:
-            yield from sampler.window(next_start, count)
-            next_start += spec.stride
-    for start in spec.starts(count) if count else ():
-        if start > sampler.last_start:
-            yield from sampler.window(int(start), count)
-
-
-class _Sampler:
-    """The last frames of a video, and what has already been emitted of them."""
-
-    def __init__(
-        self, spec: WindowSpec, encoders: Mapping[str, TimelineEncoder | WindowEncoder], lookback: int
-    ) -> None:
-        self._encoders, self._lookback = encoders, lookback
-        self._offsets = {stream: spec.offsets(stream) for stream in encoders}
-        self._held: deque[DecodedFrame] = deque(maxlen=spec.size + lookback)
-        self._emitted_tail: dict[str, set[int]] = {stream: set() for stream in encoders}
-        self.last_start = -1
-
-    def hold(self, frame: DecodedFrame) -> None:
-        self._held.append(frame)
-
-    def window(self, start: int, num_frames: int) -> Iterator[Item | Window]:
-        """Emit the new items of the window at ``start``, in frame order, then its window events."""
-        self.last_start = start
-        wanted = {s: np.minimum(start + o, num_frames - 1) for s, o in self._offsets.items()}
-        new = {s: sorted({int(f) for f in w} - self._emitted_tail[s]) for s, w in wanted.items()}
-        converted = _Converted(self._held, self._lookback)
-        for frame in sorted({f for fs in new.values() for f in fs}):
-            for stream, encoder in self._encoders.items():
-                if frame in new[stream]:
-                    yield Item(stream, frame, converted.item(encoder, frame))
-        for stream, encoder in self._encoders.items():
-            seen = self._emitted_tail[stream] | set(new[stream])
-            self._emitted_tail[stream] = {f for f in seen if f >= start}  # later windows start later
-            if encoder.kind == "window":
-                yield Window(stream, start, wanted[stream])
-
-
-class _Converted:
-    """Frames of one window as RGB: converted once, whoever needs them, and dropped when none can need them again."""
-
-    def __init__(self, held: deque[DecodedFrame], lookback: int) -> None:
-        self._held, self._lookback = held, lookback
-        self._rgb: dict[int, np.ndarray] = {}
-
-    def item(self, encoder: TimelineEncoder | WindowEncoder, frame: int) -> np.ndarray:
-        """The prepared input of one stream; ``frame`` never decreases from call to call."""
-        for old in [f for f in self._rgb if f < frame - self._lookback]:
-            del self._rgb[old]
-        if encoder.kind == "window":
-            return self._prepare(encoder, frame)  # (h, w, 3)
-        context = encoder.context  # type: ignore[union-attr]
-        return np.stack([self._prepare(encoder, max(0, frame + o)) for o in context])  # (C, h, w, 3)
-
-    def _prepare(self, encoder: TimelineEncoder | WindowEncoder, frame: int) -> np.ndarray:
-        if frame not in self._rgb:
-            self._rgb[frame] = self._held[frame - self._held[0].index].rgb()
-        return encoder.prepare(self._rgb[frame])
-
-
-# ------------------------------------------------------------------ batches
+from extract.sampling import Item, Window
 
 TimelineSink = Callable[[str, np.ndarray, Rows], None]
 WindowSink = Callable[[str, np.ndarray], None]

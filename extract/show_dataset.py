@@ -22,13 +22,13 @@ def print_checkup(console: Console, found: Checkup) -> None:
         table.add_row(place, str(kinds.total()), words)
     for place, count in found.crops.items():
         table.add_row(place, str(count), "tracks of face crops, for the data set affwild2-faces")
-    _print(console, table)
+    print_table(console, table)
     console.print()
     columns = ("labels", "split", "files", "official", "usable", "videos", "rows", "invalid", "no video", "refused")
     table = Table(*columns, f"rows against frames ({found.counted})", box=None, pad_edge=False)
     for part in found.parts:
         table.add_row(*_cells(part), _lengths(part))
-    _print(console, table)
+    print_table(console, table)
     console.print()
     _tell(console, found)
     names = dict.fromkeys(part.task for part in found.parts)
@@ -99,7 +99,7 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN]) + (" ..." if len(names) > SHOWN else "")
 
 
-def _print(console: Console, table: Table) -> None:
+def print_table(console: Console, table: Table) -> None:
     """A table at its own width: rich would cut it to 80 columns in a log file."""
     table.width = Measurement.get(console, console.options.update(max_width=10_000), table).maximum
     console.print(table, crop=False, soft_wrap=True)

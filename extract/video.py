@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -72,6 +73,8 @@ class OpenVideo:
         width, height: displayed size; known once the first frame is out.
         rotation: degrees clockwise applied for display.
         missing_frames: pictures a frame folder lacks; the nearest earlier one stands in.
+        duration_s: length the container states, 0.0 if it does not; it may be that of a longer sound track.
+        codec: the decoder, whose threads may be set before the first frame is read; None for a frame folder.
     """
 
     fps: float
@@ -82,6 +85,8 @@ class OpenVideo:
     height: int = 0
     rotation: int = 0
     missing_frames: int = 0
+    duration_s: float = 0.0
+    codec: Any = field(default=None, repr=False)
 
 
 @contextmanager
@@ -123,6 +128,8 @@ def _open_stream(container: av.container.InputContainer, stream: av.VideoStream)
     rate = float(stream.average_rate or stream.guessed_rate or 0)
     codec = stream.codec_context.name
     video = OpenVideo(rate, _promised(stream, rate), f"pyav {av.__version__} {codec}", iter(()))
+    video.duration_s = (container.duration or 0) / av.time_base
+    video.codec = stream.codec_context
     video.frames = _decode(container, stream, video)
     return video
 
@@ -140,8 +147,7 @@ def _promised(stream: av.VideoStream, rate: float) -> int:
 def _decode(container: av.container.InputContainer, stream: av.VideoStream, video: OpenVideo) -> Iterator[DecodedFrame]:
     index, pts_s, step_s = 0, 0.0, 1 / video.fps if video.fps else 1 / 30
     read_to = [0.0]
-    # One converter for all frames: each one made anew takes megabytes and four times as long.
-    converter = VideoReformatter()
+    converters = threading.local()  # several threads may convert frames of one video; a converter serves one at a time
     try:
         for frame in _shown_frames(container, stream, read_to):
             if index == 0:
@@ -150,7 +156,7 @@ def _decode(container: av.container.InputContainer, stream: av.VideoStream, vide
                 raise VideoError("decode", f"frame {index} is damaged{_of(video)}")
             # A frame without a time gets the previous one plus a frame; it is still counted.
             pts_s = float(frame.time) if frame.time is not None else (pts_s + step_s if index else 0.0)
-            yield DecodedFrame(index, pts_s, partial(_to_rgb, frame, converter))
+            yield DecodedFrame(index, pts_s, partial(_to_rgb, frame, converters))
             index += 1
     except (av.error.FFmpegError, OSError, ValueError, MemoryError) as error:
         raise VideoError("decode", f"broken after {index} frames: {_words(error)}{_of(video)}") from None
@@ -185,8 +191,11 @@ def _note_geometry(video: OpenVideo, frame: av.VideoFrame) -> None:
     video.width, video.height = (frame.height, frame.width) if turned else (frame.width, frame.height)
 
 
-def _to_rgb(frame: av.VideoFrame, converter: VideoReformatter) -> np.ndarray:
-    rgb = converter.reformat(frame, format="rgb24", threads=1).to_ndarray()  # (H, W, 3)
+def _to_rgb(frame: av.VideoFrame, converters: threading.local) -> np.ndarray:
+    # One converter for all frames: each one made anew takes megabytes and four times as long.
+    if not hasattr(converters, "own"):
+        converters.own = VideoReformatter()
+    rgb = converters.own.reformat(frame, format="rgb24", threads=1).to_ndarray()  # (H, W, 3)
     turns = round(frame.rotation / 90) % 4  # PyAV's angle is counter-clockwise, as np.rot90's
     return np.ascontiguousarray(np.rot90(rgb, turns))  # always copied if the rows are padded
 

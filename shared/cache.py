@@ -29,16 +29,18 @@ from typing import Any, Literal
 import numpy as np
 import zarr
 
-from shared.cache_arrays import STRING_ARRAYS, StreamWriter, read_array, write_array
+from shared.cache_arrays import STRING_ARRAYS, StreamWriter, checksum, read_array, whole_arrays
 from shared.cache_nodes import (
     MEND,
     Attrs,
     CacheError,
     Damaged,
     child_groups,
+    child_names,
     delete,
     get_groups,
     headless_groups,
+    put,
     put_group,
 )
 from shared.cache_open import FORMAT, FORMAT_VERSION, check_root, empty_store, open_root
@@ -59,6 +61,7 @@ class FeatureCache:
         self._root = root
         self._videos: zarr.Group = root["videos"]  # type: ignore[assignment]
         self._store = root.store
+        self._begun: set[str] = set()  # videos that this process has begun to write
 
     # ------------------------------------------------------------------ open
 
@@ -234,10 +237,11 @@ class FeatureCache:
 
     def writer(self, video_id: str, stream: str, *, kind: str, recipe: Recipe) -> StreamWriter:
         """Begin a stream. What was there of it (unfinished, or complete and to be replaced) is removed."""
-        self._begin(video_id)
+        if video_id not in self._begun:
+            self._begin(video_id)
         self._remove(video_id, stream)
-        video: Any = self._videos[video_id]
-        return StreamWriter(video, stream, kind=kind, recipe=recipe, where=f"{video_id}/{stream}")
+        where = f"{video_id}/{stream}"
+        return StreamWriter(self._store, f"videos/{where}", kind=kind, recipe=recipe, where=where)
 
     def write_info(self, video_id: str, info: VideoInfo) -> None:
         """Store what was learned by decoding; call it before the first ``finish`` of the video's streams.
@@ -260,23 +264,28 @@ class FeatureCache:
                     f"{old['num_frames']}; extract all streams again with --overwrite all"
                 )
             return
-        video: Any = self._videos[video_id]
-        checks = {
-            "pts": write_array(video, "pts", np.asarray(info.pts, dtype=np.float64)),
-            "attributes": attributes_digest(info.attrs()),
-        }
-        put_group(self._store, f"videos/{video_id}", {**info.attrs(), "checksums": checks})
+        pts = np.asarray(info.pts, dtype=np.float64)
+        checks = {"pts": checksum(pts), "attributes": attributes_digest(info.attrs())}
+        marks = {**info.attrs(), "checksums": checks}
+        put(self._store, f"videos/{video_id}", whole_arrays({"pts": pts}), marks)
 
-    def abandon(self, video_id: str) -> None:
-        """Remove every unfinished stream of a video, and the video itself if nothing of it is left."""
-        (node,) = self._nodes(video_id)
+    def abandon(self, video_id: str, streams: Iterable[str] | None = None) -> None:
+        """Remove unfinished streams of a video, and the video itself if nothing of it is left.
+
+        Args:
+            streams: those that this process was writing; others may be in the making in another process. None: all.
+        """
+        names = None if streams is None else tuple(streams)
+        (node, *_) = self._nodes(video_id, *(names or ()))
         finished = set() if node is None else self._finished(video_id)
-        if not finished:
-            delete(self._store, f"videos/{video_id}")
-            return
-        (found,) = child_groups(self._store, [f"videos/{video_id}"], skip=["pts"])
-        for name in found.keys() - finished:
+        self._begun.discard(video_id)
+        if names is None:
+            (found,) = child_groups(self._store, [f"videos/{video_id}"], skip=["pts"])
+            names = tuple(found)
+        for name in set(names) - finished:
             delete(self._store, f"videos/{video_id}/{name}")
+        if not finished and (streams is None or not set(child_names(self._store, f"videos/{video_id}")) - {"pts"}):
+            delete(self._store, f"videos/{video_id}")
 
     def drop(self, video_id: str, streams: Iterable[str]) -> None:
         """Remove complete streams, to be extracted again."""
@@ -319,11 +328,19 @@ class FeatureCache:
 
     def _begin(self, video_id: str) -> Attrs:
         """Attributes of a video's group, which is made if it is not there, and made anew if it is damaged."""
+        path = f"videos/{video_id}"
         (node,) = self._nodes(video_id)
+        # A process that writes other streams may make the group at this moment: it does so before anything below, so
+        # what lies below a group that is still not there after that is a leftover.
+        leftovers = node is None and video_id not in self._begun and bool(child_names(self._store, path))
+        if leftovers:
+            (node,) = self._nodes(video_id)
+        self._begun.add(video_id)
         if isinstance(node, dict):
             return node
-        delete(self._store, f"videos/{video_id}")
-        put_group(self._store, f"videos/{video_id}", {})
+        if leftovers or isinstance(node, Damaged):
+            delete(self._store, path)
+        put_group(self._store, path, {}, exclusive=True)
         return {}
 
     def _finished(self, video_id: str) -> set[str]:

@@ -8,13 +8,19 @@ decoded, so that memory does not grow with its length.
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Awaitable, Mapping
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import zarr
+from zarr.abc.store import Store
+from zarr.buffer.cpu import Buffer, buffer_prototype
 from zarr.codecs import Crc32cCodec
 
-from shared.cache_nodes import MEND, CacheError, put, put_group, stage
+from shared.cache_nodes import MEND, METADATA, CacheError, put, put_group, stage
 from shared.recipe import Recipe, fingerprint
 
 CHUNK_BYTES = 8 * 2**20
@@ -52,14 +58,40 @@ def make_array(group: zarr.Group, name: str, shape: tuple[int, ...], chunks: tup
     )
 
 
-def write_array(group: zarr.Group, name: str, values: np.ndarray) -> str:
-    """Write a whole array as one chunk, replacing what was there; returns its checksum."""
+def whole_arrays(arrays: Mapping[str, np.ndarray]) -> Awaitable[dict[str, Any]]:
+    """Keys and values of arrays of one chunk each, as ``make_array`` and an assignment would store them.
+
+    Making an array and assigning to it takes milliseconds, more than anything else that a short clip's rows need. So
+    zarr makes one array of each kind; here its metadata get other shapes and its codecs other values.
+    """
+    models = {n: _model_array(n, "str" if v.dtype == object else v.dtype.str, v.ndim) for n, v in arrays.items()}
+
+    async def encode() -> dict[str, Any]:
+        staged: dict[str, Any] = {}
+        for name, values in arrays.items():
+            array, document = models[name]
+            grid = {"name": "regular", "configuration": {"chunk_shape": [max(1, n) for n in values.shape]}}
+            text = json.dumps(document | {"shape": list(values.shape), "chunk_grid": grid}, indent=2)
+            staged[f"{name}/{METADATA}"] = Buffer.from_bytes(text.encode())
+            if values.size:
+                config = array.async_array.config
+                spec = array.metadata.get_chunk_spec((0,) * values.ndim, config, buffer_prototype)  # type: ignore[union-attr]
+                spec = replace(spec, shape=values.shape)
+                chunk = buffer_prototype.nd_buffer.from_numpy_array(np.ascontiguousarray(values))
+                (encoded,) = await array.async_array.codec_pipeline.encode([(chunk, spec)])
+                staged[f"{name}/c/" + "/".join("0" * values.ndim)] = encoded
+        return staged
+
+    return encode()
+
+
+@lru_cache(maxsize=64)
+def _model_array(name: str, dtype: str, num_axes: int) -> tuple[zarr.Array, dict[str, Any]]:
+    """An array of one value and its metadata as JSON."""
     staging, staged = stage()
-    array = make_array(staging, name, values.shape, values.shape, str if values.dtype == object else values.dtype)
-    if values.size:
-        array[...] = values
-    put(group.store, group.path, staged)
-    return checksum(values)
+    shape = (1,) * num_axes
+    array = make_array(staging, name, shape, shape, str if dtype == "str" else np.dtype(dtype))
+    return array, json.loads(staged[f"{name}/{METADATA}"].to_bytes())
 
 
 def read_array(group: zarr.Group, name: str, where: str) -> np.ndarray:
@@ -96,9 +128,9 @@ class StreamWriter:
     Rows are windows, (T, D) each, or unique frames, (D,) each, in ascending order.
     """
 
-    def __init__(self, video: zarr.Group, stream: str, *, kind: str, recipe: Recipe, where: str) -> None:
+    def __init__(self, store: Store, path: str, *, kind: str, recipe: Recipe, where: str) -> None:
         assert kind in ("window", "timeline"), kind
-        self._store, self._path = video.store, f"{video.path}/{stream}"
+        self._store, self._path = store, path
         put_group(self._store, self._path, {})
         self._kind, self._recipe, self._where = kind, dict(recipe), where
         self._pending: list[np.ndarray] = []
@@ -145,10 +177,9 @@ class StreamWriter:
 
     def finish(self) -> None:
         """Write what is left and, last of all, the marker."""
-        staging, staged = stage()
-        self._flush(last=staging)
-        checks = {"features": self._hash.hexdigest()}
         small: dict[str, np.ndarray] = {}
+        self._flush(last=small)
+        checks = {"features": self._hash.hexdigest()}
         if self._kind == "timeline":
             frames = np.concatenate(self._frames) if self._frames else np.zeros(0, np.int32)
             assert (np.diff(frames) > 0).all()
@@ -156,17 +187,13 @@ class StreamWriter:
         small |= {name: np.array(values, dtype=object) for name, values in self._strings.items()}
         for name, values in small.items():
             assert len(values) == self.num_rows, (self._where, name)
-            dtype = str if name in STRING_ARRAYS else values.dtype
-            array = make_array(staging, name, values.shape, values.shape, dtype)
-            if values.size:
-                array[...] = values
-            checks[name] = checksum(values)
-        put(self._store, self._path, staged)
+            if name != "features":
+                checks[name] = checksum(values)
         marks = {"kind": self._kind, "recipe": self._recipe, "fingerprint": fingerprint(self._recipe)}
-        put_group(self._store, self._path, {**marks, "checksums": checks, "complete": True})
+        put(self._store, self._path, whole_arrays(small), {**marks, "checksums": checks, "complete": True})
 
-    def _flush(self, last: zarr.Group | None = None) -> None:
-        """Write whole chunks; with ``last``, everything, a stream that fits one chunk into that group."""
+    def _flush(self, last: dict[str, np.ndarray] | None = None) -> None:
+        """Write whole chunks; with ``last``, everything, but leave a stream that fits one chunk there to be written."""
         row_shape = self._row_shape or (1,)
         chunk = max(1, CHUNK_BYTES // max(2, 2 * int(np.prod(row_shape))))
         waiting = sum(map(len, self._pending))
@@ -174,8 +201,11 @@ class StreamWriter:
             return
         rows = np.concatenate([*self._pending, np.zeros((0, *row_shape), "<f2")])
         count = waiting if last is not None else waiting // chunk * chunk
-        if self._array is None:  # a stream that fits one chunk gets exactly that chunk
-            group = last if last is not None else zarr.open_group(self._store, path=self._path, mode="r+")
+        if self._array is None and last is not None and count <= chunk:
+            last["features"] = rows
+            return
+        if self._array is None:
+            group = zarr.open_group(self._store, path=self._path, mode="r+")
             self._array = make_array(group, "features", (count, *row_shape), (min(chunk, count), *row_shape), "<f2")
         elif count:
             self._array.resize((self._num_written + count, *row_shape))

@@ -8,13 +8,15 @@ Here metadata is still made by zarr, but in memory and then stored at once, and 
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import zarr
 from zarr.abc.store import Store
-from zarr.buffer.cpu import buffer_prototype
+from zarr.buffer.cpu import Buffer, buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import MemoryStore
 
@@ -51,25 +53,43 @@ def stage() -> tuple[zarr.Group, dict[str, Any]]:
     return zarr.create_group(MemoryStore(staged)), staged
 
 
-def put(store: Store, path: str, staged: Mapping[str, Any]) -> None:
-    """Store what was staged below ``path``, except for the group that holds it."""
+def put(store: Store, path: str, staging: Awaitable[Mapping[str, Any]], marks: Mapping[str, Any] | None = None) -> None:
+    """Store what is staged below ``path``, except for the group that holds it; then the group itself with ``marks``.
+
+    All in one call: each one hands over to zarr's thread and back, which costs more than a small write.
+    """
 
     async def put_all() -> None:
+        staged = await staging
         writes = [store.set(f"{path}/{key}".lstrip("/"), value) for key, value in staged.items() if key != METADATA]
         # Wait for all of them even if one fails, so that nothing is written after the caller has cleaned up.
         for result in await asyncio.gather(*writes, return_exceptions=True):
             if isinstance(result, BaseException):
                 raise result
+        if marks is not None:
+            await store.set(f"{path}/{METADATA}".lstrip("/"), _group(marks))
 
+    _empty_group()  # zarr makes it, in the thread that this call is about to occupy
     sync(put_all())
 
 
 def put_group(store: Store, path: str, attrs: Mapping[str, Any], *, exclusive: bool = False) -> None:
     """Store a group's metadata in one write; with ``exclusive``, only if there is none."""
+    value, key = _group(attrs), f"{path}/{METADATA}".lstrip("/")
+    sync(store.set_if_not_exists(key, value) if exclusive else store.set(key, value))
+
+
+def _group(attrs: Mapping[str, Any]) -> Buffer:
+    document = json.loads(_empty_group()) | {"attributes": dict(attrs)}
+    return Buffer.from_bytes(json.dumps(document, indent=2).encode())
+
+
+@lru_cache(maxsize=1)
+def _empty_group() -> bytes:
+    """The metadata that zarr gives a group; making one takes longer than storing it."""
     staged: dict[str, Any] = {}
-    zarr.create_group(MemoryStore(staged), attributes=dict(attrs))
-    key = f"{path}/{METADATA}".lstrip("/")
-    sync(store.set_if_not_exists(key, staged[METADATA]) if exclusive else store.set(key, staged[METADATA]))
+    zarr.create_group(MemoryStore(staged))
+    return bytes(staged[METADATA].to_bytes())
 
 
 def get_groups(store: Store, paths: Iterable[str]) -> list[Node]:
@@ -114,8 +134,17 @@ def child_names(store: Store, path: str) -> list[str]:
 
 
 def delete(store: Store, path: str) -> None:
-    """Remove a node with all that is below it; no error if there is none."""
-    sync(store.delete_dir(path))
+    """Remove a node with all that is below it; no error if there is none, or if another process is at work on it."""
+    for _ in range(3):
+        try:
+            return sync(store.delete_dir(path))
+        except FileNotFoundError:
+            pass  # somebody else deletes it, too; what is left may need a second look
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:  # somebody has begun to write there, and keeps it
+                raise
+            return None
+    return None
 
 
 async def _names(store: Store, path: str, skip: Iterable[str]) -> list[str]:

@@ -6,12 +6,12 @@ Nothing heavy is imported before it is needed.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from extract.config import ExtractConfig
+from extract.config import ExtractConfig, pool_slots
 from extract.encoders.captioners import build_captioner
+from extract.encoders.devices import share_gpu
 
 if TYPE_CHECKING:
     from extract.encoders.contract import TimelineEncoder, WindowEncoder
@@ -22,22 +22,20 @@ logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
 
 def build_encoder(stream: str, config: ExtractConfig) -> TimelineEncoder | WindowEncoder:
     """The encoder of one stream, with its weights loaded."""
-    # jax would take three quarters of a GPU's memory at once and leave torch's encoders none.
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    share_gpu()
     if stream == "video":
         from extract.encoders.videoprism import VideoPrismEncoder
 
-        v, num_samples = config.video, config.window.samples["video"]
+        v = config.video
         return VideoPrismEncoder(
             v.architecture,
             weights=v.weights,
             seed=v.seed,
             dtype=v.dtype,
-            num_samples=num_samples,
+            num_samples=config.window.samples["video"],
             frame_batch=v.frame_batch,
             window_batch=v.window_batch,
-            # Room for both batches to fill while every frame of a window is kept for the windows to come.
-            num_slots=v.frame_batch + v.window_batch * num_samples + config.window.size,
+            num_slots=pool_slots(config),
             resize=v.resize,
         )
     from extract.encoders.clip import ClipImageEncoder, load_clip

@@ -8,6 +8,7 @@ device. Features are the towers' projected outputs, not L2-normalised.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from functools import cached_property, lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +24,7 @@ from torchvision.transforms import Compose, Normalize, ToTensor
 from extract.config import ClipConfig
 from extract.encoders.contract import Rows
 from extract.encoders.digests import state_digest
+from extract.encoders.parts import InParts
 from shared.names import unknown_name
 
 MAX_ASPECT = 64
@@ -47,6 +49,8 @@ class ClipModel:
         self.model = _create(config).eval().to(self.device)
         self.weights_sha256 = state_digest(self.model)
         self.picture_steps, self.normalize = split_transform(self.model)
+        towers = {"encode_image": "stream image, pictures", "encode_text": "stream text, captions in CLIP"}
+        self._parts = {method: InParts(what) for method, what in towers.items()}
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -77,11 +81,20 @@ class ClipModel:
             "versions": {name: version(name) for name in ("open_clip_torch", "torch")},
         }
 
-    def run(self, method: str, batch: torch.Tensor) -> np.ndarray:
-        """``encode_image`` or ``encode_text`` on one batch -> float32 (B, D)."""
-        with torch.inference_mode(), torch.autocast(self.device, self.dtype, enabled=self.dtype != torch.float32):
-            features = getattr(self.model, method)(batch.to(self.device))  # (B, D)
-        return features.float().cpu().numpy()
+    def run(
+        self, method: str, batch: torch.Tensor, ready: Callable[[torch.Tensor], torch.Tensor] | None = None
+    ) -> np.ndarray:
+        """``encode_image`` or ``encode_text`` on one batch -> float32 (B, D); ``ready`` prepares it on the device."""
+
+        def compute(rows: np.ndarray, count: int) -> np.ndarray:
+            part = (batch if len(rows) == len(batch) else batch[torch.from_numpy(rows)]).to(self.device)
+            part = ready(part) if ready else part
+            with torch.inference_mode(), torch.autocast(self.device, self.dtype, enabled=self.dtype != torch.float32):
+                features = getattr(self.model, method)(part)  # (p, D)
+            return features[:count].float().cpu().numpy()
+
+        parts = self._parts[method].run(len(batch), compute)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 class ClipImageEncoder:
@@ -111,9 +124,12 @@ class ClipImageEncoder:
 
     def encode(self, items: np.ndarray) -> Rows:
         """uint8 (B, 1, h, w, 3) -> features float32 (B, D)."""
-        pixels = torch.from_numpy(np.ascontiguousarray(items[:, -1])).to(self._clip.device)  # (B, h, w, 3)
-        images = self._clip.normalize(pixels.permute(0, 3, 1, 2).float().div(255))  # (B, 3, h, w)
-        return Rows(self._clip.run("encode_image", images))
+        pixels = torch.from_numpy(np.ascontiguousarray(items[:, -1]))  # (B, h, w, 3)
+        return Rows(self._clip.run("encode_image", pixels, self._to_images))
+
+    def _to_images(self, pixels: torch.Tensor) -> torch.Tensor:
+        """uint8 (p, h, w, 3) -> what the model takes, float32 (p, 3, h, w)."""
+        return self._clip.normalize(pixels.permute(0, 3, 1, 2).float().div(255))
 
     def recipe(self) -> dict[str, Any]:
         """Model, weights and preprocessing."""

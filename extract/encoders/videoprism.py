@@ -22,6 +22,8 @@ import numpy as np
 from PIL import Image
 
 from extract.encoders.digests import file_sha256, params_sha256
+from extract.encoders.parts import InParts
+from extract.encoders.videoprism_attention import ATTENTIONS
 from extract.encoders.videoprism_checkpoint import (
     ARCHITECTURES,
     Architecture,
@@ -60,25 +62,30 @@ def _as_unit_range(frames: jax.Array) -> jax.Array:
     return frames.astype(jnp.float32) / 255.0
 
 
-@partial(jax.jit, static_argnames="arch", donate_argnames="pool")
-def _store_frames(
-    pool: jax.Array, params: Params, frames: jax.Array, slots: jax.Array, arch: Architecture
-) -> jax.Array:
-    """Tokens of uint8 frames (U, h, w, 3) into ``pool`` (P, S, D) at ``slots``; slot P is outside and dropped."""
-    tokens = spatial(params, _as_unit_range(frames), arch)
+@partial(jax.jit, static_argnames=("arch", "attention"))
+def _encode_frames(params: Params, frames: jax.Array, arch: Architecture, attention: str) -> jax.Array:
+    """Tokens (U, S, D) of uint8 frames (U, h, w, 3)."""
+    return spatial(params, _as_unit_range(frames), arch, attention)
+
+
+# A step of its own: the pool is donated, so that it is written in place, and what is donated is lost if the step runs
+# out of memory. This one needs none.
+@partial(jax.jit, donate_argnames="pool")
+def _store_tokens(pool: jax.Array, tokens: jax.Array, slots: jax.Array) -> jax.Array:
+    """``tokens`` (U, S, D) into ``pool`` (P, S, D) at ``slots`` (U,); slot P is outside and dropped."""
     return pool.at[slots].set(tokens, mode="drop")
 
 
-@partial(jax.jit, static_argnames="arch")
-def _pool_windows(pool: jax.Array, params: Params, slots: jax.Array, arch: Architecture) -> jax.Array:
+@partial(jax.jit, static_argnames=("arch", "attention"))
+def _pool_windows(pool: jax.Array, params: Params, slots: jax.Array, arch: Architecture, attention: str) -> jax.Array:
     """Windows of pool slots (N, T) -> float32 (N, T, D), mean over the patch tokens of a frame."""
-    return jnp.mean(temporal(params, pool[slots], arch), axis=2, dtype=jnp.float32)
+    return jnp.mean(temporal(params, pool[slots], arch, attention), axis=2, dtype=jnp.float32)
 
 
-@partial(jax.jit, static_argnames="arch")
-def _pool_clips(params: Params, clips: jax.Array, arch: Architecture) -> jax.Array:
+@partial(jax.jit, static_argnames=("arch", "attention"))
+def _pool_clips(params: Params, clips: jax.Array, arch: Architecture, attention: str) -> jax.Array:
     """uint8 clips (B, T, h, w, 3) -> float32 (B, T, D) by the monolithic forward."""
-    tokens = forward(params, _as_unit_range(clips), arch)
+    tokens = forward(params, _as_unit_range(clips), arch, attention)
     return jnp.mean(tokens.reshape(*clips.shape[:2], -1, tokens.shape[-1]), axis=2, dtype=jnp.float32)
 
 
@@ -103,6 +110,7 @@ class VideoPrismEncoder:
         window_batch: int = 4,
         num_slots: int | None = None,
         resize: str = "squash",
+        attention: str = "xla",
     ) -> None:
         """Load the weights and lay out the token pool.
 
@@ -119,6 +127,7 @@ class VideoPrismEncoder:
             num_slots: P; None for the least the contract allows, ``frame_batch + window_batch * num_samples``.
             resize: "squash" (the whole frame becomes the square; the published encoder demo only takes square frames)
                 or "crop" (short side to the square, then centre crop, as the published classification demo).
+            attention: "xla", or "pallas" for the kernel of extract/encoders/videoprism_attention.py.
 
         Raises:
             CheckpointError: the weights cannot be had or do not fit.
@@ -127,6 +136,7 @@ class VideoPrismEncoder:
         _check_choice("architecture", architecture, ARCHITECTURES)
         _check_choice("dtype", dtype, ("auto", "float32", "bfloat16"))
         _check_choice("resize", resize, ("squash", "crop"))
+        _check_choice("attention", attention, ATTENTIONS)
         self.architecture = architecture
         self.arch = ARCHITECTURES[architecture]
         self.image_size = self.arch.image_size if image_size is None else image_size
@@ -143,6 +153,7 @@ class VideoPrismEncoder:
         self.window_batch = window_batch
         self.num_slots = least_slots if num_slots is None else num_slots
         self.resize = resize
+        self.attention = attention
         self.trained = seed is None
         self.device = jax.default_backend()
         if dtype == "auto":
@@ -152,6 +163,8 @@ class VideoPrismEncoder:
         tokens = (self.image_size // self.arch.patch) ** 2
         self._pool = jnp.zeros((self.num_slots, tokens, self.dim), dtype)  # (P, S, D)
         self._written = np.zeros(self.num_slots, bool)
+        self._frame_parts, self._window_parts = InParts("stream video, frames"), InParts("stream video, windows")
+        self._fits: set[int] = set()  # rows of spatial calls that the device has had room for
 
     def _read_weights(self, weights: str | None, seed: int | None) -> dict[str, np.ndarray]:
         """The parameters; notes their identity for the recipe."""
@@ -205,8 +218,13 @@ class VideoPrismEncoder:
             raise ValueError("slots holds a slot twice: which frame would win is undefined")
         # Our own copies, made now: JAX reads numpy arguments when the work runs, after the caller may have reused them
         # (jnp.array and device_put do not prevent that).
-        self._pool = _store_frames(self._pool, self._params, frames.copy(), slots.copy(), arch=self.arch)
+        frames, slots = frames.copy(), slots.copy()
+        self._frame_parts.run(len(frames), lambda rows, count: self._store_part(frames, slots, rows, count))
         self._written[used] = True
+
+    def wait(self) -> None:
+        """Until the device has done what ``encode_frames`` asked for."""
+        self._pool.block_until_ready()
 
     def encode_windows(self, slots: np.ndarray) -> np.ndarray:
         """Features of the windows whose frames lie at int32 ``slots`` (N, T) -> float32 (N, T, D).
@@ -219,7 +237,23 @@ class VideoPrismEncoder:
         if not self._written[slots].all():
             empty = int(slots[~self._written[slots]][0])
             raise ValueError(f"slot {empty} is read but no frame was ever stored there")
-        return np.array(_pool_windows(self._pool, self._params, slots, arch=self.arch))
+        parts = self._window_parts.run(
+            len(slots),
+            lambda rows, count: np.array(  # which waits for the device
+                _pool_windows(self._pool, self._params, slots[rows], arch=self.arch, attention=self.attention)
+            )[:count],
+        )
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _store_part(self, frames: np.ndarray, slots: np.ndarray, rows: np.ndarray, count: int) -> None:
+        """Some rows of a batch of ``encode_frames``; rows from ``count`` on only fill the shape."""
+        if len(rows) < len(frames):
+            frames, slots = frames[rows], np.where(np.arange(len(rows)) < count, slots[rows], self.num_slots)
+        tokens = _encode_frames(self._params, frames, arch=self.arch, attention=self.attention)  # (p, S, D)
+        if len(rows) not in self._fits:
+            tokens.block_until_ready()  # JAX tells of a failure only when somebody waits; later ones need as much
+            self._fits.add(len(rows))
+        self._pool = _store_tokens(self._pool, tokens, slots.astype(np.int32))
 
     def encode_clips(self, frames: np.ndarray) -> np.ndarray:
         """Window by window through the whole network: uint8 (B, T, h, h, 3) -> float32 (B, T, D).
@@ -235,14 +269,17 @@ class VideoPrismEncoder:
         features = np.empty((len(frames), self.num_samples, self.dim), np.float32)
         for start in range(0, len(frames), self.window_batch):
             index = np.minimum(np.arange(start, start + self.window_batch), len(frames) - 1)
-            group = np.asarray(_pool_clips(self._params, frames[index], arch=self.arch))  # (N, T, D)
-            features[start : start + self.window_batch] = group[: len(frames) - start]
+            group = _pool_clips(self._params, frames[index], arch=self.arch, attention=self.attention)  # (N, T, D)
+            features[start : start + self.window_batch] = np.asarray(group)[: len(frames) - start]
         return features
 
     def recipe(self) -> dict[str, Any]:
         """Everything that determines the numbers, as plain JSON values."""
+        # Only where it is not the usual one, so that caches made before there was a choice stay valid.
+        kernel = {} if self.attention == "xla" else {"attention": self.attention}
         return {
             "encoder": "videoprism",
+            **kernel,
             "architecture": self.architecture,
             "weights": self._weights_id,
             "weights_sha256": self._weights_sha256,

@@ -18,11 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from extract.encoders.videoprism_attention import attend
 from extract.encoders.videoprism_checkpoint import LAYERS, Architecture
 
 Params = Mapping[str, jax.Array]
 
-_LOGIT_CAP = 50.0  # attention logits, official configuration
 _NORM_EPSILON = 1e-6
 
 
@@ -31,13 +31,14 @@ def cast_params(params: Mapping[str, np.ndarray], dtype: Any) -> dict[str, jax.A
     return {key: jnp.asarray(value, dtype) for key, value in params.items()}
 
 
-def spatial(params: Params, frames: jax.Array, arch: Architecture) -> jax.Array:
+def spatial(params: Params, frames: jax.Array, arch: Architecture, attention: str = "xla") -> jax.Array:
     """Per-frame stage: patches, spatial transformer, ``spatial_ln``.
 
     Args:
         params: official flat keys -> arrays of one dtype.
         frames: float (U, h, w, 3) in [0, 1]; h == w, a multiple of the patch size.
         arch: sizes of the encoder.
+        attention: "xla" or "pallas", see extract/encoders/videoprism_attention.py.
 
     Returns:
         (U, S, D) tokens in the dtype of ``params``; S runs over rows, then columns.
@@ -50,16 +51,17 @@ def spatial(params: Params, frames: jax.Array, arch: Architecture) -> jax.Array:
         x = _patches(frames.astype(kernel.dtype), arch.patch) @ kernel  # (U, S, D)
         x = x + params["params/patch_projection/linear/bias"]
         x = x + _spatial_positions(params, frames.shape[1] // arch.patch, arch.grid)
-        return _transformer(params, "spatial", x)  # (U, S, D)
+        return _transformer(params, "spatial", x, attention)  # (U, S, D)
 
 
-def temporal(params: Params, tokens: jax.Array, arch: Architecture) -> jax.Array:
+def temporal(params: Params, tokens: jax.Array, arch: Architecture, attention: str = "xla") -> jax.Array:
     """Per-window stage: temporal transformer over each patch position, ``temporal_ln``.
 
     Args:
         params: official flat keys -> arrays of one dtype.
         tokens: (N, T, S, D), outputs of ``spatial`` for the frames of each window, in time order.
         arch: sizes of the encoder.
+        attention: as for ``spatial``.
 
     Returns:
         (N, T, S, D) in the dtype of ``params``.
@@ -71,24 +73,25 @@ def temporal(params: Params, tokens: jax.Array, arch: Architecture) -> jax.Array
             table = jax.image.resize(table, (length, width), "bilinear")  # antialiased when it shrinks
         x = tokens.astype(table.dtype).transpose(0, 2, 1, 3)  # (N, S, T, D)
         x = x.reshape(num_windows * num_tokens, length, width) + table
-        x = _transformer(params, "temporal", x)  # (N*S, T, D)
+        x = _transformer(params, "temporal", x, attention)  # (N*S, T, D)
     return x.reshape(num_windows, num_tokens, length, width).transpose(0, 2, 1, 3)
 
 
-def forward(params: Params, clips: jax.Array, arch: Architecture) -> jax.Array:
+def forward(params: Params, clips: jax.Array, arch: Architecture, attention: str = "xla") -> jax.Array:
     """The published encoder call: whole clips, nothing shared between them.
 
     Args:
         params: official flat keys -> arrays of one dtype.
         clips: float (B, T, h, w, 3) in [0, 1].
         arch: sizes of the encoder.
+        attention: as for ``spatial``.
 
     Returns:
         (B, T*S, D), tokens in time-major order (frame, row, column).
     """
     batch, length, *frame = clips.shape
-    tokens = spatial(params, clips.reshape(batch * length, *frame), arch)  # (B*T, S, D)
-    tokens = temporal(params, tokens.reshape(batch, length, *tokens.shape[1:]), arch)  # (B, T, S, D)
+    tokens = spatial(params, clips.reshape(batch * length, *frame), arch, attention)  # (B*T, S, D)
+    tokens = temporal(params, tokens.reshape(batch, length, *tokens.shape[1:]), arch, attention)  # (B, T, S, D)
     return tokens.reshape(batch, -1, tokens.shape[-1])
 
 
@@ -120,7 +123,7 @@ def _spatial_positions(params: Params, side: int, grid: int) -> jax.Array:
     return resized.reshape(side * side, width)
 
 
-def _transformer(params: Params, stage: str, x: jax.Array) -> jax.Array:
+def _transformer(params: Params, stage: str, x: jax.Array, attention: str) -> jax.Array:
     """Pre-norm transformer stack and its closing layer norm, on (rows, tokens, D).
 
     The checkpoint stacks the layers on axis 0, so one scanned body serves all of them and compiles once.
@@ -129,7 +132,7 @@ def _transformer(params: Params, stage: str, x: jax.Array) -> jax.Array:
     layers = {key.removeprefix(prefix): value for key, value in params.items() if key.startswith(prefix)}
 
     def block(x: jax.Array, layer: Params) -> tuple[jax.Array, None]:
-        x = x + _attention(layer, _layer_norm(x, layer["layer_norm/scale"], layer["layer_norm/bias"]))
+        x = x + _attention(layer, _layer_norm(x, layer["layer_norm/scale"], layer["layer_norm/bias"]), attention)
         return x + _feed_forward(layer, x), None
 
     x, _ = jax.lax.scan(block, x, layers)
@@ -143,7 +146,7 @@ def _layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
     return (x - mean) * jax.lax.rsqrt(variance + _NORM_EPSILON) * (1 + scale) + bias
 
 
-def _attention(layer: Params, x: jax.Array) -> jax.Array:
+def _attention(layer: Params, x: jax.Array, attention: str) -> jax.Array:
     """Multi-head self-attention with capped logits, 50 * tanh(q.k / (50 * sqrt(k))), on (rows, tokens, D)."""
 
     def project(name: str) -> jax.Array:
@@ -151,11 +154,7 @@ def _attention(layer: Params, x: jax.Array) -> jax.Array:
         return jnp.einsum("rtd,dnk->rtnk", x, weight) + bias
 
     query = project("query") * layer["self_attention/query/w"].shape[-1] ** -0.5  # before the cap
-    logits = jnp.einsum("rtnk,rsnk->rnts", query, project("key"))
-    logits = _LOGIT_CAP * jnp.tanh(logits / _LOGIT_CAP)
-    # float32 whatever the dtype: bfloat16 cannot sum 256 probabilities.
-    weights = jax.nn.softmax(logits.astype(jnp.float32), axis=-1).astype(x.dtype)
-    mixed = jnp.einsum("rnts,rsnk->rtnk", weights, project("value"))
+    mixed = attend(query, project("key"), project("value"), attention)
     # "post" is stored (D, n, k), not (n, k, D).
     return jnp.einsum("rtnk,dnk->rtd", mixed, layer["self_attention/post/w"]) + layer["self_attention/post/b"]
 

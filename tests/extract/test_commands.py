@@ -27,7 +27,7 @@ HELP_SCRIPT = """
 import sys
 from typer.testing import CliRunner
 from extract.__main__ import app
-for words in ([], ["run"], ["status"], ["verify"], ["captions"], ["recaption"], ["demo"]):
+for words in ([], ["plan"], ["run"], ["status"], ["verify"], ["captions"], ["recaption"], ["demo"]):
     result = CliRunner().invoke(app, [*words, "--help"])
     assert result.exit_code == 0, result.output
     assert "Usage" in result.output

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from extract.decode import ByteQueue, DecodeAhead, Failed, Finished, Opened, Stopped
-from extract.plan import Item, Window
+from extract.sampling import Item, Window
 from extract.video import DecodedFrame
 from tests.extract.support import SPEC, FakeTimeline, FakeVideo, fake_encoders, fake_jobs, install_fake_videos
 

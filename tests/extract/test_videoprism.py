@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from extract.encoders import videoprism, videoprism_checkpoint, videoprism_model
+from extract.encoders import videoprism, videoprism_attention, videoprism_checkpoint, videoprism_model
 from extract.encoders.contract import WindowEncoder
 from extract.encoders.digests import file_sha256
 from extract.encoders.videoprism import (
@@ -164,6 +164,7 @@ SHAPES = [
     pytest.param(TINY, 16, 4, id="native"),
     pytest.param(TINY, 5, 4, id="fewer-frames"),
     pytest.param(TINY, 23, 4, id="more-frames"),
+    pytest.param(replace(TINY, num_frames=8), 16, 4, id="frames-of-large"),
     pytest.param(TINY, 16, 3, id="smaller-grid"),
     pytest.param(TINY, 16, 6, id="larger-grid"),
     pytest.param(replace(TINY, grid=7, num_frames=8), 3, 2, id="both-smaller"),
@@ -258,7 +259,7 @@ def test_shapes_are_those_of_the_published_package(name):
 
 
 def _uncapped(monkeypatch):
-    monkeypatch.setattr(videoprism_model, "_LOGIT_CAP", 1e6)
+    monkeypatch.setattr(videoprism_attention, "_LOGIT_CAP", 1e6)
 
 
 def _tanh_gelu(monkeypatch):
@@ -368,10 +369,10 @@ def test_nothing_recompiles_after_the_first_block():
     video = random_video(int(windows.max()) + 1)
     encoder = tiny_encoder()
     encode_in_blocks(encoder, video, windows)
-    sizes = videoprism._store_frames._cache_size(), videoprism._pool_windows._cache_size()
+    sizes = videoprism._encode_frames._cache_size(), videoprism._pool_windows._cache_size()
     encode_in_blocks(encoder, video[::-1], windows[:1])
     encode_in_blocks(encoder, video, windows[::-1])
-    assert sizes == (videoprism._store_frames._cache_size(), videoprism._pool_windows._cache_size())
+    assert sizes == (videoprism._encode_frames._cache_size(), videoprism._pool_windows._cache_size())
 
 
 def test_padding_slots_do_not_disturb_the_pool():

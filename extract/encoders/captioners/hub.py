@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -19,8 +20,9 @@ from PIL import Image
 
 from extract.config import CaptionerConfig
 from extract.encoders.captioners.contract import check_items, letterbox
-from extract.encoders.captioners.hub_files import find_folder, first_line, load_model
+from extract.encoders.captioners.hub_files import find_folder, load_model
 from extract.encoders.digests import state_digest
+from extract.encoders.parts import InParts, first_line
 from extract.encoders.quiet import quiet
 
 SQUASHED = ("blip", "blip-2", "instructblip")  # their processors resize to one size, aspect ratio not kept
@@ -61,6 +63,7 @@ class HubCaptioner:
         folder, self._commit = find_folder(config)
         with quiet():
             self._model, self._processor, self._dtype = load_model(folder, config.dtype)
+        self._parts = InParts("stream text, captions", "give the captioner fewer frames at once (--caption-batch)")
         kind = self._model.config.model_type
         self._chats = bool(getattr(self._processor, "chat_template", None))
         asks = self._chats or kind == "instructblip"
@@ -86,13 +89,18 @@ class HubCaptioner:
         for start in range(0, len(distinct), self.batch_size):
             chunk = distinct[start : start + self.batch_size]
             rows = chunk + chunk[-1:] * (self.batch_size - len(chunk))
-            texts = self._generate(items[rows, -1])
+            pictures = items[rows, -1]
+            parts = self._parts.run(len(pictures), partial(self._generate_part, pictures))
+            texts = [text for part in parts for text in part]
             captions |= {contents[i]: text for i, text in zip(chunk, texts, strict=False)}
         return [captions[content] for content in contents]
 
     def recipe(self) -> dict[str, Any]:
         """Everything that determines the words."""
         return json.loads(json.dumps(self._recipe))
+
+    def _generate_part(self, pictures: np.ndarray, rows: np.ndarray, count: int) -> list[str]:
+        return self._generate(pictures[rows])[:count]
 
     def _generate(self, pictures: np.ndarray) -> list[str]:
         """uint8 (B, h, w, 3) -> B captions."""

@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from extract.config import CaptionerConfig
+from extract.encoders.parts import first_line
 
 FILES = ("*.json", "*.txt", "*.jinja", "*.model", "*.safetensors")
 
@@ -134,8 +135,3 @@ def choose_dtype(name: str, device: str, config: Any) -> torch.dtype:
     if config.dtype == torch.bfloat16 or text.dtype == torch.bfloat16 or text.model_type in ("t5", "mt5"):
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     return torch.float16
-
-
-def first_line(error: Exception) -> str:
-    """What a library says, in short."""
-    return (str(error).strip().splitlines() or [""])[0] or type(error).__name__

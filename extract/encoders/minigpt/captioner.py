@@ -27,8 +27,13 @@ from extract.encoders.minigpt.remote import RemoteGenerator, read_embeddings
 from extract.encoders.minigpt.tiny import tiny_folder
 from extract.encoders.minigpt.variants import find_variant
 from extract.encoders.minigpt.vision import MiniGptVision
+from extract.encoders.parts import InParts, first_line
 
 VISION_BATCH = 8
+ADVICE = (
+    "take fewer frames at once (--caption-batch, default 32), a smaller language model (--caption-quantize int8 or "
+    "int4), or the language half on a server (--caption-server)"
+)
 CALL_FACTOR = 4  # frames per call over slots: the more, the less often slots run empty at the end of a call
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -71,6 +76,7 @@ class MiniGptCaptioner:
             self.generator = self._language_half(config, files)
         self._model = self.generator.endpoint.model if isinstance(self.generator, RemoteGenerator) else None
         self._files = _digests(files)
+        self._slots, self._parts = config.batch_size, InParts("stream text, captions", ADVICE)
 
     def prepare(self, frame: np.ndarray) -> np.ndarray:
         """uint8 RGB (H, W, 3) -> uint8 (S, S, 3): the whole picture squashed, PIL bicubic, as the reference."""
@@ -81,10 +87,12 @@ class MiniGptCaptioner:
         """uint8 (B, 1, S, S, 3) -> B captions; equal pictures are captioned once."""
         size = self.variant.image_size
         check_items(items, 1, size, size)
-        with _enough_memory():
-            return self._caption(items)
+        return self._parts.attempt(self._slots, lambda: self._caption(items))
 
     def _caption(self, items: np.ndarray) -> list[str]:
+        slots = self._parts.size(self._slots)
+        if isinstance(self.generator, SlotGenerator) and self.generator.num_slots > slots:  # out of memory before
+            self.generator.resize(slots)
         digests = [frame_digest(item[-1]) for item in items]
         first = {digest: i for i, digest in reversed(list(enumerate(digests)))}  # digest -> its first item
         distinct = list(dict.fromkeys(digests))
@@ -136,9 +144,10 @@ class MiniGptCaptioner:
         """uint8 (n, S, S, 3) -> (n, num_image_tokens, D), in batches of one fixed size."""
         parts = []
         with torch.inference_mode():
-            for start in range(0, len(pictures), VISION_BATCH):
-                batch = torch.from_numpy(pictures[start : start + VISION_BATCH])
-                padding = batch[-1:].expand(VISION_BATCH - len(batch), -1, -1, -1)
+            size = self._parts.size(VISION_BATCH)
+            for start in range(0, len(pictures), size):
+                batch = torch.from_numpy(pictures[start : start + size])
+                padding = batch[-1:].expand(size - len(batch), -1, -1, -1)
                 tokens = self.vision.encode(torch.cat([batch, padding]).to(self._device))
                 parts.append(tokens[: len(batch)])
         return torch.cat(parts)
@@ -151,9 +160,8 @@ def _enough_memory() -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise ValueError(
-            "the GPU has too little memory for this captioner: fewer frames at once (--caption-batch, default 32), a "
-            "smaller language model (--caption-quantize int8 or int4), the streams one by one (--streams text), or the "
-            f"language half on a server (--caption-server). {str(error).splitlines()[0]}"
+            "the GPU has too little memory for this captioner: run the streams one by one (--streams text), or "
+            f"{ADVICE}. {first_line(error)}"
         ) from error
 
 

@@ -145,7 +145,6 @@ class SlotGenerator:
         Raises:
             ValueError: prompt and answer do not fit the model's context.
         """
-        self.num_slots, self.refill = num_slots, max(1, num_slots // 4)
         self.counts = Counts()
         self._llm, self._decoding, self._stops = llm, decoding, [tuple(s) for s in stops]
         self._device = str(llm.device)
@@ -158,14 +157,25 @@ class SlotGenerator:
                 f"a prompt of {self._num_prompt} tokens and {decoding.max_new_tokens} new ones exceed the language "
                 f"model's {limit} positions; use a shorter --caption-prompt or fewer --caption-tokens"
             )
-        # One slot more than frames: prompts of a part-filled refill are written there and never read.
-        self._cache = SlotCache(llm.config.num_hidden_layers, num_slots + 1, self._length)
         self._after = self._embed(prompt.after)  # (1, n, D)
-        self._chooser = Chooser(decoding, num_slots + 1, llm.config.vocab_size, self._stops[0][0], self._device)
+        self._before = self._embed(prompt.before)  # (1, num_before, D)
+        self._lay_out(num_slots)
+
+    def resize(self, num_slots: int) -> None:
+        """Another number of slots, between calls of ``generate``; the old key-value cache is let go first."""
+        del self._cache, self._chooser
+        self._lay_out(num_slots)
+
+    def _lay_out(self, num_slots: int) -> None:
+        self.num_slots, self.refill = num_slots, max(1, num_slots // 4)
+        # One slot more than frames: prompts of a part-filled refill are written there and never read.
+        self._cache = SlotCache(self._llm.config.num_hidden_layers, num_slots + 1, self._length)
+        vocabulary = self._llm.config.vocab_size
+        self._chooser = Chooser(self._decoding, num_slots + 1, vocabulary, self._stops[0][0], self._device)
         self._tokens = torch.zeros(num_slots + 1, dtype=torch.int64, device=self._device)
         self._positions = torch.full((num_slots + 1,), self._num_prompt, device=self._device)
         self._all = torch.arange(num_slots + 1, device=self._device)
-        self._prefill_prefix(self._embed(prompt.before))
+        self._prefill_prefix(self._before)
 
     @torch.inference_mode()
     def generate(self, images: torch.Tensor, digests: Sequence[bytes]) -> list[list[int]]:

@@ -1,0 +1,131 @@
+"""Many small videos against the same number of frames in one: what a video costs beyond its frames.
+
+A thousand clips of 64 to 100 frames, and one video as long as all of them, each extracted end to end into a fresh
+cache: once with the tiny preset's encoders, once with encoders that sleep as long per batch as would take all frames of
+the long video at --rate frames per second.
+
+    python benchmarks/many_videos.py                    # about 5 minutes on 2 cores
+    python benchmarks/many_videos.py --clips 100 --json out.json
+
+Clips have tail windows off the stride's grid, whose frames nothing shares: the same frames in clips are more work for
+the encoders, which no bookkeeping can avoid. So a second ratio is that of wall seconds per frame handed to an encoder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from extract_pipeline import calibrate, count_batches, decode_only, encode_only, render, sleeping_encoders
+
+from extract.config import PRESETS
+from extract.decode import Job
+from extract.encoders import build_encoders
+from extract.pipeline import plan_jobs, run
+from shared.cache import FeatureCache
+from shared.ledger import FailureLedger
+from shared.manifest import Manifest, Video
+from shared.windows import WindowSpec
+
+DISTINCT = 37  # lengths 64 to 100; the other clips are copies
+SIZE = (128, 96)
+
+
+def clips(folder: Path, count: int) -> tuple[list[Path], int]:
+    """Paths of ``count`` clips, and their frames in all."""
+    lengths = [64 + n % DISTINCT for n in range(count)]
+    files = []
+    for number, length in enumerate(lengths):
+        path = folder / f"clip_{number:05d}.mp4"
+        first = folder / f"clip_{number % DISTINCT:05d}.mp4"
+        files.append(render(path, length, SIZE, seed=number) if number < DISTINCT else Path(shutil.copy(first, path)))
+    return files, sum(lengths)
+
+
+def more_items(count: int, num_frames: int) -> float:
+    """Frames of all streams that the encoders get of the clips, over those of one long video."""
+
+    def items(length: int) -> int:
+        return sum(len(unique) for unique in WindowSpec().plan(length).unique.values())
+
+    return sum(items(64 + n % DISTINCT) for n in range(count)) / items(num_frames)
+
+
+def extract(files: Sequence[Path], encoders: dict[str, Any], folder: Path) -> tuple[float, dict[str, float], int]:
+    """Wall seconds, seconds per stage, and files in the cache."""
+    url = folder / "cache.zarr"
+    cache = FeatureCache.create(url, dataset="bench", window=WindowSpec())
+    ledger = FailureLedger(str(url))
+    manifest = Manifest("bench", Path("/"), tuple(Video(f.stem, str(f), str(f)) for f in files), {}, folder)
+    started = time.perf_counter()
+    recipes = {stream: encoder.recipe() for stream, encoder in encoders.items()}
+    jobs, summary = plan_jobs(manifest, cache, recipes, ledger)
+    planned_s = time.perf_counter() - started
+    summary = run(jobs, cache, encoders, ledger, summary)
+    wall_s = time.perf_counter() - started
+    if summary.failed:
+        raise SystemExit(f"failed: {summary.failed}")
+    num_files = sum(len(names) for _, _, names in os.walk(url))
+    shutil.rmtree(url)
+    return wall_s, {"plan": planned_s, **summary.seconds}, num_files
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=int, default=1000)
+    parser.add_argument("--rate", type=float, default=1500, help="frames/s of the sleeping encoders on one long video")
+    parser.add_argument("--repeats", type=int, default=1, help="interleaved; the ratio is taken within each")
+    parser.add_argument("--json", type=Path, help="write the figures as flat JSON")
+    args = parser.parse_args()
+    with suppress(ImportError):
+        import torch
+
+        torch.set_num_threads(1)
+
+    figures: dict[str, Any] = {"clips": args.clips}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        small, num_frames = clips(folder, args.clips)
+        long = render(folder / "long.mp4", num_frames, SIZE)
+        figures["frames"] = num_frames
+        tiny: dict[str, Any] = dict(build_encoders(PRESETS["tiny"], ("video", "image", "text")))
+        sleeping = sleeping_encoders()
+        jobs = [Job("v", str(long), long, None, tuple(sleeping))]
+        encode_only(decode_only(jobs, sleeping, 2)[2], sleeping)
+        calibrate(sleeping, num_frames / args.rate, count_batches(sleeping))
+        print(f"{num_frames} frames, {args.clips} clips or one video")
+        print(f"{'encoders':<10}{'videos':>7}{'s':>8}{'frames/s':>10}{'files':>8}  stages")
+        for kind, encoders in (("tiny", tiny), ("sleeping", sleeping)):
+            extract(small[:5], encoders, folder)  # warm: jit, imports
+            pairs = []
+            for _ in range(args.repeats):
+                pairs.append([extract(files, encoders, folder) for files in ([long], small)])
+                for files, (wall_s, stages, num_files) in zip(([long], small), pairs[-1], strict=True):
+                    words = ", ".join(f"{stage} {s:.1f}" for stage, s in stages.items())
+                    print(
+                        f"{kind:<10}{len(files):>7}{wall_s:>8.1f}{num_frames / wall_s:>10.0f}{num_files:>8}  {words}",
+                        flush=True,
+                    )
+            ratio = statistics.median(pair[1][0] / pair[0][0] for pair in pairs)
+            per_item = ratio / more_items(args.clips, num_frames)
+            words = f"{ratio:.3f}, per frame encoded {per_item:.3f}"
+            print(f"{kind}: clips over one video {words}, {pairs[0][1][2] / args.clips:.2f} files per clip")
+            figures[f"{kind}_ratio"], figures[f"{kind}_ratio_per_item"] = ratio, per_item
+            figures["files_per_clip"] = pairs[0][1][2] / args.clips
+            figures[f"{kind}_ms_per_clip"] = 1e3 * float(np.median([p[1][0] - p[0][0] for p in pairs])) / args.clips
+    if args.json:
+        args.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
