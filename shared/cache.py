@@ -30,6 +30,7 @@ import numpy as np
 import zarr
 
 from shared.cache_arrays import STRING_ARRAYS, StreamWriter, checksum, read_array, whole_arrays
+from shared.cache_bulk import StoredStream, find_stored
 from shared.cache_nodes import (
     MEND,
     Attrs,
@@ -232,6 +233,25 @@ class FeatureCache:
             raise CacheError(f"{where}: damaged (its arrays do not fit each other); {MEND}")
         strings = {n: arrays[n].tolist() for n in STRING_ARRAYS if n in arrays}
         return StreamData(marks["kind"], marks["recipe"], features, arrays.get("frames"), **strings)
+
+    def find(self, video_id: str, streams: Iterable[str]) -> tuple[int, dict[str, StoredStream]]:
+        """Complete streams of a video that are to be read later, and its number of frames; reads metadata only.
+
+        Raises:
+            CacheError: the video or a stream is absent, unfinished or damaged.
+        """
+        streams = list(streams)
+        video, *nodes = self._nodes(video_id, *streams)
+        if isinstance(video, Damaged):
+            raise video.error()
+        if video is None or "num_frames" not in video:
+            raise CacheError(f"{self.url} has no video {video_id!r}")
+        found = {s: node for s, node in zip(streams, nodes, strict=True) if node is not None}
+        complete = _complete(video_id, video, found)
+        for stream in streams:
+            if stream not in complete:
+                raise CacheError(f"{self.url} has no complete stream {stream!r} for video {video_id!r}")
+        return video["num_frames"], {s: find_stored(self._videos, f"{video_id}/{s}", complete[s]) for s in streams}
 
     # ------------------------------------------------------------------ write
 

@@ -20,6 +20,7 @@ from zarr.abc.store import Store
 from zarr.buffer.cpu import Buffer, buffer_prototype
 from zarr.codecs import Crc32cCodec
 
+from shared.cache_direct import ChunkError, find_plain
 from shared.cache_nodes import MEND, METADATA, CacheError, put, put_group, stage
 from shared.recipe import Recipe, fingerprint
 
@@ -105,21 +106,47 @@ def read_array(group: zarr.Group, name: str, where: str) -> np.ndarray:
     Raises:
         CacheError: the array does not exist, or a chunk of it is lost or damaged (CRC-32C).
     """
-    try:
-        array = group[name]
-        values = np.asarray(array[...]) if isinstance(array, zarr.Array) else None
-    except KeyError:
-        raise CacheError(f"{where}: the array is missing; {MEND}") from None
-    except Exception as error:
-        # zarr reports damage in many classes (codec, JSON, buffer sizes); to a user all of them mean the same.
-        raise CacheError(f"{where}: damaged ({error or type(error).__name__}); {MEND}") from error
+    values = _read_plain(group, name)
+    if values is None:
+        array = open_array(group, name, where)
+        try:
+            values = np.asarray(array[...])
+        except Exception as error:
+            raise _damaged(where, error) from error
     fill = FILL[name.rpartition("/")[2]]
-    if values is None or (values.dtype.kind in "OTU") != isinstance(fill, str) or values.dtype.kind not in "ifOTU":
+    if (values.dtype.kind in "OTU") != isinstance(fill, str) or values.dtype.kind not in "ifOTU":
         raise CacheError(f"{where}: damaged (not an array of the kind that was written); {MEND}")
     lost = not np.isfinite(values).all() if values.dtype.kind == "f" else (values == fill).any()
     if values.size and lost:
         raise CacheError(f"{where}: a chunk is lost or damaged; {MEND}")
     return values
+
+
+def open_array(group: zarr.Group, name: str, where: str) -> zarr.Array:
+    """An array that is not read yet; arguments and errors as of ``read_array``."""
+    try:
+        array = group[name]
+    except KeyError:
+        raise CacheError(f"{where}: the array is missing; {MEND}") from None
+    except Exception as error:
+        raise _damaged(where, error) from error
+    if not isinstance(array, zarr.Array):
+        raise CacheError(f"{where}: damaged (not an array of the kind that was written); {MEND}")
+    return array
+
+
+def _damaged(where: str, error: Exception) -> CacheError:
+    # zarr reports damage in many classes (codec, JSON, buffer sizes); to a user all of them mean the same.
+    return CacheError(f"{where}: damaged ({error or type(error).__name__}); {MEND}")
+
+
+def _read_plain(group: zarr.Group, name: str) -> np.ndarray | None:
+    """The fast way to an array, or None where it does not lead there: zarr finds out why, and has the last word."""
+    try:
+        plain = find_plain(group.store, f"{group.path}/{name}")
+        return None if plain is None else plain.read()
+    except (ChunkError, OSError):
+        return None
 
 
 class StreamWriter:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
+import os
 from collections.abc import Awaitable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
@@ -18,7 +19,9 @@ import zarr
 from zarr.abc.store import Store
 from zarr.buffer.cpu import Buffer, buffer_prototype
 from zarr.core.sync import sync
-from zarr.storage import MemoryStore
+from zarr.storage import LocalStore, MemoryStore
+
+from shared.cache_direct import read_file
 
 METADATA = "zarr.json"
 MEND = "find all such places with: python -m extract verify, and extract again with --overwrite"
@@ -94,6 +97,8 @@ def _empty_group() -> bytes:
 
 def get_groups(store: Store, paths: Iterable[str]) -> list[Node]:
     """Attributes of several groups, fetched together."""
+    if isinstance(store, LocalStore):  # no other thread needs to be asked
+        return [parse_group(read_file(f"{store.root}/{_key(path)}"), path) for path in paths]
 
     async def get_all() -> list[Node]:
         return list(await asyncio.gather(*(_attrs(store, path) for path in paths)))
@@ -103,6 +108,9 @@ def get_groups(store: Store, paths: Iterable[str]) -> list[Node]:
 
 def child_groups(store: Store, paths: Iterable[str], skip: Iterable[str] = ()) -> list[dict[str, Attrs | Damaged]]:
     """Child groups of several groups: name -> attributes. Arrays, and files that are not Zarr's, are left out."""
+
+    if isinstance(store, LocalStore):
+        return [_local_children(store, path, skip) for path in paths]
 
     async def get_all() -> list[dict[str, Attrs | Damaged]]:
         gate = asyncio.Semaphore(_CONCURRENT)
@@ -116,6 +124,16 @@ def child_groups(store: Store, paths: Iterable[str], skip: Iterable[str] = ()) -
         return list(await asyncio.gather(*(get_one(path) for path in paths)))
 
     return sync(get_all())
+
+
+def _local_children(store: LocalStore, path: str, skip: Iterable[str]) -> dict[str, Attrs | Damaged]:
+    try:
+        names = os.listdir(f"{store.root}/{path}")
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    own = _own(names, skip)
+    nodes = get_groups(store, [f"{path}/{name}" for name in own])
+    return {name: node for name, node in zip(own, nodes, strict=True) if node is not None}
 
 
 def headless_groups(store: Store, path: str, known: Iterable[str]) -> list[str]:
@@ -148,16 +166,31 @@ def delete(store: Store, path: str) -> None:
 
 
 async def _names(store: Store, path: str, skip: Iterable[str]) -> list[str]:
-    found = {name.rstrip("/") async for name in store.list_dir(path)} - {METADATA, *skip}
-    return sorted(n for n in found if not n.startswith(".") and not n.endswith(".partial"))
+    return _own([name.rstrip("/") async for name in store.list_dir(path)], skip)
+
+
+def _own(names: Iterable[str], skip: Iterable[str]) -> list[str]:
+    """Names of nodes, sorted: no metadata, nothing hidden or half-written."""
+    return sorted(n for n in {*names} - {METADATA, *skip} if not n.startswith(".") and not n.endswith(".partial"))
 
 
 async def _attrs(store: Store, path: str) -> Node:
-    raw = await store.get(f"{path}/{METADATA}".lstrip("/"), buffer_prototype)
+    if isinstance(store, LocalStore):
+        return parse_group(read_file(f"{store.root}/{_key(path)}"), path)
+    raw = await store.get(_key(path), buffer_prototype)
+    return parse_group(None if raw is None else raw.to_bytes(), path)
+
+
+def _key(path: str) -> str:
+    return f"{path}/{METADATA}".lstrip("/")
+
+
+def parse_group(raw: bytes | None, path: str) -> Node:
+    """Attributes of the group at ``path`` from its metadata as stored."""
     if raw is None:
         return None
     try:
-        document = json.loads(raw.to_bytes())
+        document = json.loads(raw)
         attrs = document.get("attributes", {})
         if document["node_type"] == "group" and document["zarr_format"] == 3 and isinstance(attrs, dict):
             return attrs

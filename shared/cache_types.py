@@ -70,23 +70,32 @@ class StreamData:
         Raises:
             CacheError: the plan needs windows or frames that were not extracted.
         """
-        if stream not in plan.frames:
-            raise CacheError(f"the window has no samples of stream {stream!r}; it has {', '.join(sorted(plan.frames))}")
-        wanted = plan.frames[stream]  # (N, T)
-        if self.kind == "window":
-            if wanted.shape != self.features.shape[:2]:
-                raise CacheError(
-                    f"stream {stream!r} is cached as {self.features.shape[0]} windows of {self.features.shape[1]} "
-                    f"samples, the window asked for needs {wanted.shape[0]} of {wanted.shape[1]}; extract it again"
-                )
-            return np.arange(wanted.size, dtype=np.int64).reshape(wanted.shape)
-        assert self.frames is not None
-        rows = np.searchsorted(self.frames, wanted)
-        found = np.isin(wanted, self.frames)
-        if not found.all():
-            lost = np.unique(wanted[~found])
+        return window_rows(self.kind, self.features.shape, self.frames, plan, stream)
+
+
+def window_rows(
+    kind: str, shape: tuple[int, ...], frames: np.ndarray | None, plan: WindowPlan, stream: str
+) -> np.ndarray:
+    """``StreamData.window_rows`` of features that need not have been read: their shape and frames are enough."""
+    if stream not in plan.frames:
+        raise CacheError(f"the window has no samples of stream {stream!r}; it has {', '.join(sorted(plan.frames))}")
+    wanted = plan.frames[stream]  # (N, T)
+    if kind == "window":
+        if wanted.shape != shape[:2]:
             raise CacheError(
-                f"stream {stream!r} lacks {len(lost)} of the frames that the window needs (first: {lost[0]}); "
-                "extract again with that window"
+                f"stream {stream!r} is cached as {shape[0]} windows of {shape[1]} "
+                f"samples, the window asked for needs {wanted.shape[0]} of {wanted.shape[1]}; extract it again"
             )
-        return rows
+        return np.arange(wanted.size, dtype=np.int64).reshape(wanted.shape)
+    assert frames is not None
+    if frames is plan.unique[stream]:
+        return plan.gather[stream]
+    rows = np.searchsorted(frames, wanted)
+    found = np.isin(wanted, frames)
+    if not found.all():
+        lost = np.unique(wanted[~found])
+        raise CacheError(
+            f"stream {stream!r} lacks {len(lost)} of the frames that the window needs (first: {lost[0]}); "
+            "extract again with that window"
+        )
+    return rows

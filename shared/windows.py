@@ -93,8 +93,10 @@ class WindowSpec:
         for stream in self.samples:
             index = np.minimum(starts[:, None] + self.offsets(stream)[None, :], num_frames - 1)  # (N, T)
             frames[stream] = index
-            unique[stream], inverse = np.unique(index, return_inverse=True)  # (U,), (N, T)
-            gather[stream] = inverse.reshape(index.shape)
+            needed = np.zeros(num_frames, dtype=bool)  # (F,); np.unique would sort
+            needed[index] = True
+            unique[stream] = np.flatnonzero(needed)  # (U,)
+            gather[stream] = (np.cumsum(needed) - 1)[index]  # (N, T)
         return WindowPlan(self, num_frames, starts, frames, unique, gather)
 
     def to_dict(self) -> dict[str, Any]:

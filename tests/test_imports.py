@@ -84,12 +84,15 @@ LAYERS: dict[str, list[set[str]]] = {
         {"train.show", "train.submission_check", "train.summary"},
         {"train.audit", "train.ablate"},
         {"train.crossval"},
+        {"train.train_folds"},
         {"train.runs"},
-        {"train.loop"},
+        {"train.loop", "train.together", "train.way"},
+        {"train.fold_stack"},
+        {"train.fitting"},
         {"train.objective", "train.checkpoints"},
         {"train.submission_dvd"},
         {"train.postprocess", "train.oracle", "train.submission"},
-        {"train.evaluate"},
+        {"train.evaluate", "train.resident"},
         {"train.data"},
         {"train.tracks"},
         {"train.labels", "train.bootstrap", "train.priors"},
@@ -106,11 +109,12 @@ LAYERS: dict[str, list[set[str]]] = {
             "train.heads.standardize",
         },
         {"train.heads.layers"},
+        {"train.noise", "train.adamw", "train.memory"},
         {"train.tasks"},
         {"train"},
     ],
 }
-EVERYWHERE_IN_SHARED = {"numpy", "pandas", "zarr", "shared"}
+EVERYWHERE_IN_SHARED = {"numpy", "pandas", "zarr", "shared", "google_crc32c"}  # the last is zarr's own checksum
 # Library -> the only modules that import it.
 ONLY_IN = {
     "jax": "extract.encoders",

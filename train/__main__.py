@@ -15,11 +15,13 @@ from train.options import (
     Dataset,
     Device,
     Epochs,
+    FoldsAtOnce,
     LatestTask,
     LearningRate,
     NumFolds,
     OneRun,
     Patience,
+    Precision,
     Preset,
     Root,
     Runs,
@@ -84,6 +86,8 @@ def cv(
     ] = False,
     resume: Annotated[Path | None, typer.Option(help="Go on with this unfinished run folder.")] = None,
     device: Device = "auto",
+    folds_at_once: FoldsAtOnce = "auto",
+    precision: Precision = "float32",
 ) -> None:
     """Cross-validate a head: the paper's table, official frame-level scores, a report page."""
     from train import commands
@@ -105,6 +109,7 @@ def cv(
         "preset": preset,
         "augment": commands.head_options(augment or []),
         "autoencode": autoencode,
+        "precision": precision,
         "seed": seed,
     }
     raise typer.Exit(
@@ -119,6 +124,7 @@ def cv(
             permuted=permute_labels,
             resume=resume,
             device=device,
+            folds_at_once=folds_at_once,
         )
     )
 

@@ -72,6 +72,9 @@ def load_state(
     Args:
         fresh: the state before the first epoch; the file must hold its keys.
 
+    Returns:
+        The values of those keys.
+
     Raises:
         RunError: damaged, not a state file, or of another head.
     """
@@ -86,4 +89,4 @@ def load_state(
         raise RunError(
             f"{file} is not the state of a fold of this run ({reason}); delete it to train this fold from its start"
         ) from None
-    return state
+    return {key: state[key] for key in fresh}

@@ -42,12 +42,14 @@ from train.labels import Track
 from train.loop import pick_device
 from train.postprocess import apply_all
 from train.priors import prior_line
+from train.resident import place as place_features
 from train.runs import Run, baseline_run, create_run, resume_run, run_facts, write_json
 from train.show import CvDisplay, print_cv, print_evaluation, print_predictions
 from train.show_study import leak_words, print_audit
 from train.summary import summarise
 from train.tasks import Task, task_named
 from train.tracks import LabelReport, permute_labels
+from train.way import check_way, pick_way
 
 BASELINE_HEADS = ("video", "image", "text")
 
@@ -65,9 +67,10 @@ def cv(
     permuted: bool,
     resume: Path | None,
     device: str,
+    folds_at_once: str,
 ) -> int:
     """``train cv``."""
-    task, place = task_named(task_name), pick_device(device)
+    task, place, way = task_named(task_name), pick_device(device), check_way(folds_at_once)
     config = training_config(settings, task)
     rule = window_rule(task, config.window_label)
     if permuted and config.folds == RANDOM_WINDOWS:
@@ -79,6 +82,7 @@ def cv(
     if permuted:
         tracks = permute_labels(tracks, config.seed)
     features = load_features(store, sorted({t.video_id for t in tracks}), streams)
+    err.print(place_features(features, place).words)
     windows = build_windows(tracks, features, rule, config.min_valid)
     folds = assign_folds(config, tracks)
     splits = split_windows(config, tracks, windows, folds)
@@ -95,7 +99,7 @@ def cv(
     tell([*labels.lines(), *([prior] if prior else [])], facts["notes"])
 
     try:
-        results = _train_heads(task, config, heads, features, tracks, windows, splits, run, place)
+        results = _train_heads(task, config, heads, features, tracks, windows, splits, run, place, way)
     except KeyboardInterrupt:
         err.print(f"interrupted; go on with the same command and --resume {run.path}")
         return 130
@@ -216,6 +220,7 @@ def _train_heads(
     splits: Sequence[Split],
     run: Run,
     device: str,
+    way: str,
 ) -> dict[str, CrossValidation]:
     """The head of the config, and the baselines with their own defaults, all on the same splits."""
     results = {}
@@ -223,9 +228,20 @@ def _train_heads(
         main = head == config.head
         own = config if main else replace(config, head=head, head_options=asdict(head_config(head)))
         target = run if main else baseline_run(run, head, own)
+        together, why = pick_way(way, device, task, own, features, windows)
+        err.print(why)
         with CvDisplay(err, head, [s.fold for s in splits], own.max_epochs) as display:
             results[head] = cross_validate(
-                task, own, features, tracks, windows, splits, run=target, device=device, on_epoch=display.epoch
+                task,
+                own,
+                features,
+                tracks,
+                windows,
+                splits,
+                run=target,
+                device=device,
+                together=together,
+                on_epoch=display.epoch,
             )
     return results
 

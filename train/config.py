@@ -10,6 +10,7 @@ from typing import Any
 from shared.names import unknown_name
 
 WINDOW_LABELS = ("mean", "majority", "center", "any")
+PRECISIONS = ("float32", "bfloat16")
 RANDOM_WINDOWS = "random-windows"
 # The last one leaks, opens its report with how much, and is meant for showing exactly that.
 FOLD_KINDS = ("group", "official", "column", RANDOM_WINDOWS)
@@ -76,6 +77,7 @@ class TrainConfig:
         class_weights: weigh the classes of a binary task by inverse frequency.
         augment: what training does to features; off by default.
         autoencode: weight of the reconstruction term, see train/autoencode.py; 0 is off.
+        precision: of matrix products in training, "float32" or "bfloat16"; weights are float32 always.
         seed: one seed, one result.
     """
 
@@ -95,6 +97,7 @@ class TrainConfig:
     class_weights: bool = True
     augment: Augmentation = field(default_factory=Augmentation)
     autoencode: float = 0.0
+    precision: str = "float32"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -102,6 +105,8 @@ class TrainConfig:
             raise ValueError(unknown_name("kind of folds", self.folds, FOLD_KINDS))
         if self.window_label is not None and self.window_label not in WINDOW_LABELS:
             raise ValueError(unknown_name("window label", self.window_label, WINDOW_LABELS))
+        if self.precision not in PRECISIONS:
+            raise ValueError(unknown_name("precision", self.precision, PRECISIONS))
         for name in ("batch_size", "max_epochs", "patience"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from torch.utils.tensorboard import SummaryWriter
 
-from train.checkpoints import load_model, save_model
 from train.config import RANDOM_WINDOWS, TrainConfig
 from train.data import Features, Windows
 from train.evaluate import (
@@ -30,33 +28,14 @@ from train.folds import (
     quantile_strata,
     random_folds,
 )
-from train.heads.standardize import HeadModel
 from train.labels import Track
-from train.loop import fit, predict
+from train.loop import predict
 from train.postprocess import PostProcess, apply_all, combine, tune
 from train.priors import class_prior
-from train.runs import Run, read_json, write_json
+from train.runs import Run
 from train.tasks import Task
 from train.tracks import LeftOut
-
-Epochs = list[dict[str, float]]
-
-
-@dataclass(frozen=True, eq=False)
-class Split:
-    """The windows of one fold: bool (W,) each, disjoint in groups (random windows: disjoint, no more).
-
-    Attributes:
-        fold: 0-based.
-        test: scored, never seen in training.
-        train: what the head learns from.
-        val: what chooses the epoch.
-    """
-
-    fold: int
-    test: np.ndarray
-    train: np.ndarray
-    val: np.ndarray
+from train.train_folds import Epochs, OnEpoch, Split, train_one_by_one, train_together
 
 
 @dataclass
@@ -195,12 +174,18 @@ def cross_validate(
     *,
     run: Run | None = None,
     device: str = "cpu",
-    on_epoch: Callable[[int, dict[str, float]], None] = lambda fold, row: None,
+    together: bool = False,
+    on_epoch: OnEpoch = lambda fold, row: None,
 ) -> CrossValidation:
-    """Train and test every fold. With ``run``, folds already in its folder are not trained again."""
+    """Train and test every fold, one by one or all at once, with the same scores up to rounding.
+
+    With ``run``, folds already in its folder are not trained again.
+    """
     result, outputs = CrossValidation(), []
-    for split in splits:
-        model, best_epoch, history = _train_fold(task, config, features, windows, split, run, device, on_epoch)
+    train_folds = train_together if together else train_one_by_one
+    fits = train_folds(task, config, features, windows, splits, run, device, on_epoch)
+    for split, done in zip(splits, fits, strict=True):
+        model = done.model
         scores = predict(task, model, features, windows, device)  # (W, K')
         frames = tracks_to_frames(tracks, windows, scores, split.test, split.fold)
         settings = tune_fold(task, tracks, windows, scores, split)
@@ -212,8 +197,8 @@ def cross_validate(
         result.fold_processed.append(evaluate_frames(task, processed)["value"])
         result.fold_frames.append(evaluate_frames(task, frames)["value"])
         result.fold_windows.append(evaluate_windows(task, scores[usable], windows.labels[usable])[task.metric])
-        result.histories.append(history)
-        result.best_epochs.append(best_epoch)
+        result.histories.append(done.history)
+        result.best_epochs.append(done.best_epoch)
         outputs.append(scores)
     if is_scattered(windows, splits):
         result.frames = out_of_fold(tracks, windows, splits, outputs)
@@ -236,49 +221,3 @@ def constant_baseline(
         known = windows.labels[(split.train | split.val) & windows.labelled]  # (n, K)
         scores.append(np.repeat(constant_scores(task, known)[None], len(windows), axis=0))  # (W, K')
     return out_of_fold(tracks, windows, splits, scores)
-
-
-def _train_fold(
-    task: Task,
-    config: TrainConfig,
-    features: Features,
-    windows: Windows,
-    split: Split,
-    run: Run | None,
-    device: str,
-    on_epoch: Callable[[int, dict[str, float]], None],
-) -> tuple[HeadModel, int, Epochs]:
-    """Train one fold, or read it from the run's folder. Its history is written last and says that it is trained."""
-    fold = split.fold
-    if run is not None and run.history(fold).exists():
-        kept = read_json(run.history(fold))
-        for row in kept["history"]:
-            on_epoch(fold, row)
-        model = load_model(task, config, features.dims, run.checkpoint(fold))
-        run.state(fold).unlink(missing_ok=True)
-        return model, kept["best_epoch"], kept["history"]
-    done = fit(
-        task,
-        config,
-        features,
-        windows,
-        split.train,
-        split.val,
-        fold=fold,
-        device=device,
-        state_file=run.state(fold) if run else None,
-        on_epoch=lambda row: on_epoch(fold, row),
-    )
-    if run is not None:
-        save_model(done.model, run.checkpoint(fold))
-        _write_curves(run, fold, done.history)
-        write_json(run.history(fold), {"best_epoch": done.best_epoch, "history": done.history})
-        run.state(fold).unlink(missing_ok=True)
-    return done.model, done.best_epoch, done.history
-
-
-def _write_curves(run: Run, fold: int, history: Epochs) -> None:
-    with SummaryWriter(str(run.path / "tensorboard" / f"fold{fold + 1}")) as writer:
-        for row in history:
-            for name in ("train_loss", "val_loss", "val_score"):
-                writer.add_scalar(name, row[name], int(row["epoch"]))

@@ -9,22 +9,26 @@ Axes: W windows of the task, T samples in a window, F frames of a track, K outpu
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from shared.cache import CacheError, FeatureCache, StreamData
+from shared.cache import CacheError, FeatureCache
+from shared.cache_bulk import StoredStream
 from shared.recipe import diff_recipes, fingerprint
 from shared.windows import WindowPlan
 from train.labels import Track
+from train.memory import MEASURED, Limits, allocate
 from train.tasks import Task
 
-READ_THREADS = 4
+READ_THREADS = min(16, max(2, os.cpu_count() or 2))
 
 
 @dataclass(frozen=True)
@@ -36,12 +40,17 @@ class Features:
         rows: stream -> video id -> int64 (N, T), rows of the bank for every window.
         plans: video id -> its windows.
         recipes: stream -> recipe, the same for every video.
+        in_file: whether the banks are memory-mapped files.
+        placements, on_devices: what train/resident.py decided for a device, and put on it.
     """
 
     banks: dict[str, Tensor]
     rows: dict[str, dict[str, np.ndarray]]
     plans: dict[str, WindowPlan]
     recipes: dict[str, dict[str, Any]]
+    in_file: bool = False
+    placements: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    on_devices: dict[tuple[str, str], Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def dims(self) -> dict[str, int]:
@@ -139,42 +148,81 @@ def read_captions(cache: FeatureCache, video_id: str) -> list[Caption]:
     return [Caption(frame, text, picture, aspect) for frame, text, picture in rows]
 
 
-def load_features(cache: FeatureCache, video_ids: Sequence[str], streams: Iterable[str]) -> Features:
-    """Read whole streams of many videos, several videos at once.
+def load_features(
+    cache: FeatureCache, video_ids: Sequence[str], streams: Iterable[str], limits: Limits = MEASURED
+) -> Features:
+    """Read whole streams of many videos, several videos at once, each straight into its place in the bank.
+
+    Args:
+        limits: how much memory the banks may take before they go to a file.
 
     Raises:
         CacheError: a video or stream is missing or damaged, or videos were made by different recipes.
+        MemoryShortage: the banks fit neither in memory nor on a disk.
     """
     streams, window = list(streams), cache.window
+    stored: dict[str, dict[str, StoredStream]] = {}
+    plans: dict[str, WindowPlan] = {}
+    rows: dict[str, dict[str, np.ndarray]] = {s: dict.fromkeys(video_ids) for s in streams}  # type: ignore[misc]
+    for video_id in video_ids:  # metadata; threads would only hand Python's lock around
+        num_frames, stored[video_id] = cache.find(video_id, streams)
+        plans[video_id] = window.plan(num_frames)
+    recipes = {s: _common_recipe(s, {v: found[s] for v, found in stored.items()}) for s in streams}
+    firsts: dict[str, dict[str, int]] = {s: {} for s in streams}
+    shapes = {}
+    for stream in streams:
+        offset = 0
+        for video_id, found in stored.items():
+            rows[stream][video_id] = found[stream].rows(plans[video_id], stream) + offset  # (N, T)
+            firsts[stream][video_id] = offset
+            offset += found[stream].num_rows
+        shapes[stream] = offset, next(iter(stored.values()))[stream].shape[-1]
+    banks = allocate(shapes, limits)
 
-    def read(video_id: str) -> tuple[int, dict[str, StreamData]]:
-        info = cache.info(video_id)
-        if info is None:
-            raise CacheError(f"{cache.url} has no video {video_id!r}")
-        return info.num_frames, {s: cache.read(video_id, s) for s in streams}
+    def read(job: tuple[str, str]) -> None:
+        video_id, stream = job
+        one, first = stored[video_id][stream], firsts[stream][video_id]
+        one.read_into(banks[stream][first : first + one.num_rows])
+
+    _share_out(read, [(v, s) for v in stored for s in streams])
+    in_file = any(isinstance(bank, np.memmap) for bank in banks.values())
+    return Features({s: torch.from_numpy(bank) for s, bank in banks.items()}, rows, plans, recipes, in_file)
+
+
+def _common_recipe(stream: str, stored: Mapping[str, StoredStream]) -> dict[str, Any]:
+    """The recipe and feature size that a stream has in all videos, or CacheError."""
+    first = next(iter(stored.values()))
+    for video_id, one in stored.items():
+        if one.recipe != first.recipe and fingerprint(one.recipe) != fingerprint(first.recipe):
+            lines = "\n  ".join(diff_recipes(first.recipe, one.recipe))
+            raise CacheError(f"stream {stream!r} of {video_id!r} was made by another recipe than the rest:\n  {lines}")
+        if one.shape[-1] != first.shape[-1]:
+            raise CacheError(
+                f"stream {stream!r} of {video_id!r} has features of size {one.shape[-1]}, the rest of size "
+                f"{first.shape[-1]}; find damaged videos with: python -m extract verify"
+            )
+    return first.recipe
+
+
+def _share_out(work: Callable[[Any], None], jobs: Iterable[Any]) -> None:
+    """Do all jobs, each by the thread that is free first; the first error ends it."""
+    left = deque(jobs)
+
+    def take() -> None:
+        while True:
+            try:
+                job = left.popleft()
+            except IndexError:
+                return
+            try:
+                work(job)
+            except BaseException:
+                left.clear()
+                raise
 
     with ThreadPoolExecutor(READ_THREADS) as pool:
-        data = dict(zip(video_ids, pool.map(read, video_ids), strict=True))
-    plans = {v: window.plan(num_frames) for v, (num_frames, _) in data.items()}
-    banks: dict[str, Tensor] = {}
-    rows: dict[str, dict[str, np.ndarray]] = {}
-    recipes: dict[str, dict[str, Any]] = {}
-    for stream in streams:
-        parts, rows[stream], offset = [], {}, 0
-        for video_id, (_, found) in data.items():
-            one = found[stream]
-            recipes.setdefault(stream, one.recipe)
-            if fingerprint(one.recipe) != fingerprint(recipes[stream]):
-                lines = "\n  ".join(diff_recipes(recipes[stream], one.recipe))
-                raise CacheError(
-                    f"stream {stream!r} of {video_id!r} was made by another recipe than the rest:\n  {lines}"
-                )
-            part = one.features.reshape(-1, one.features.shape[-1])  # (rows, D)
-            rows[stream][video_id] = one.window_rows(plans[video_id], stream) + offset  # (N, T)
-            parts.append(part)
-            offset += len(part)
-        banks[stream] = torch.from_numpy(np.concatenate(parts))  # (rows, D)
-    return Features(banks, rows, plans, recipes)
+        for done in [pool.submit(take) for _ in range(READ_THREADS)]:
+            done.result()
 
 
 def build_windows(tracks: Sequence[Track], features: Features, rule: str, min_valid: float) -> Windows:
@@ -220,25 +268,39 @@ def window_labels(labels: np.ndarray, starts: np.ndarray, stops: np.ndarray, rul
     Returns:
         float32 (N, K).
     """
+    if rule not in ("mean", "majority", "center", "any"):
+        raise ValueError(f"unknown window label {rule!r}")
+    known = np.isfinite(labels).all(axis=1)  # (F,)
+    upto = np.concatenate([[0], np.cumsum(known)])  # (F + 1,), valid frames before each
+    num_valid = upto[stops] - upto[starts]  # (N,)
+    enough = num_valid >= np.maximum(1, min_valid * (stops - starts))
     out = np.full((len(starts), labels.shape[1]), np.nan, np.float32)  # (N, K)
-    values = np.arange(np.nanmax(labels, initial=0) + 1)  # (classes,) of a label that is a class
-    for row, (start, stop) in enumerate(zip(starts, stops, strict=True)):
-        part = labels[start:stop]
-        valid = part[np.isfinite(part).all(axis=1)].astype(np.float64)  # (n, K)
-        if len(valid) < max(1, min_valid * (stop - start)):
-            continue
-        if rule == "mean":
-            out[row] = valid.mean(axis=0)
-        elif rule == "majority":
-            counts = (valid[:, :, None] == values).sum(axis=0)  # (K, classes)
-            out[row] = counts.argmax(axis=1)
-        elif rule == "any":
-            out[row] = valid.max(axis=0)
-        elif rule == "center":
-            out[row] = part[(stop - start) // 2]
+    first, last = starts[enough], stops[enough]
+    if not len(first):
+        return out
+    if rule == "center":
+        out[enough] = labels[first + (last - first) // 2]
+    elif rule == "majority":
+        out[enough] = _commonest(labels, known, first, last)
+    else:
+        index = first[:, None] + np.arange((last - first).max())  # (n, L)
+        inside = (index < last[:, None]) & known[np.minimum(index, len(labels) - 1)]
+        parts = labels[np.minimum(index, len(labels) - 1)]  # (n, L, K)
+        if rule == "any":
+            out[enough] = parts.max(axis=1, where=inside[..., None], initial=-np.inf)
         else:
-            raise ValueError(f"unknown window label {rule!r}")
+            total = parts.sum(axis=1, dtype=np.float64, where=inside[..., None])  # (n, K)
+            out[enough] = total / num_valid[enough, None]
     return out
+
+
+def _commonest(labels: np.ndarray, known: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
+    """The class that most of the known frames of a window have, of equally many the smaller one: int64 (N, K)."""
+    values = np.arange(np.nanmax(labels, initial=0) + 1)  # (classes,)
+    hits = (labels[:, :, None] == values) & known[:, None, None]  # (F, K, classes)
+    upto = np.zeros((len(labels) + 1, *hits.shape[1:]), np.int32)  # (F + 1, K, classes), hits before each frame
+    np.cumsum(hits, axis=0, out=upto[1:])
+    return (upto[stops] - upto[starts]).argmax(axis=2)
 
 
 def window_rule(task: Task, asked: str | None) -> str:

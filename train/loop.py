@@ -1,48 +1,43 @@
 """The training loop, one plain function: windows in, the best head out.
 
-One seed is one result: weights, order of windows and dropout of epoch e depend on (seed, fold, e) alone, so a run that
-was interrupted and resumed ends with the numbers of one that was not.
+train/together.py does the same for all folds in one program; this is what it is held against.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from shared.names import unknown_name
-from train.checkpoints import build_model, load_state, save_state
+from train.checkpoints import load_state
 from train.config import TrainConfig
 from train.data import Features, Windows
-from train.evaluate import evaluate_windows
+from train.fitting import (
+    EVAL_BATCH,
+    Fit,
+    Gather,
+    Progress,
+    draws_of,
+    epoch_order,
+    epoch_row,
+    epoch_shares,
+    labelled,
+    new_objective,
+    noise_seed,
+    output_scores,
+    reduced,
+    targets_of,
+    weights_of,
+)
 from train.heads.standardize import HeadModel
-from train.losses import class_weights, loss_for
-from train.objective import decoders_for, training_loss
+from train.noise import Noise, Tape, drawing_from
+from train.resident import gather_for
 from train.tasks import Task
-
-EVAL_BATCH = 512
-
-
-@dataclass
-class Fit:
-    """A trained head.
-
-    Attributes:
-        model: with the weights of the best epoch.
-        best_epoch: 0-based.
-        history: one dict per epoch: epoch, train_loss (of what is trained: augmented, with the autoencoding term),
-            val_loss (of the task alone), val_score, seconds.
-    """
-
-    model: HeadModel
-    best_epoch: int
-    history: list[dict[str, float]] = field(default_factory=list)
 
 
 def fit(
@@ -72,85 +67,69 @@ def fit(
             infinite.
         RunError: ``state_file`` is not the state of this fold.
     """
-    train_rows, val_rows = _labelled(windows, train, "train on"), _labelled(windows, val, "validate with")
-    model = _new_model(task, config, features, windows, train_rows, fold).to(device)
-    decoders = decoders_for(config, model, features.dims).to(device)
-    trained = nn.ModuleDict({"model": model, "decoders": decoders})
-    gather = _gather(model, features, windows, device)
-    targets = _targets(task, windows.labels).to(device)
-    loss_of = _loss(task, config, targets[train_rows])
+    train_rows, val_rows = labelled(windows, train, "train on"), labelled(windows, val, "validate with")
+    objective = new_objective(task, config, features, windows, train_rows, fold).to(device)
+    model = objective.model
+    gather = gather_for(model.streams, features, windows, device)
+    targets = targets_of(task, windows.labels).to(device)
+    class_weights = weights_of(task, config, targets[train_rows])
+    noise = Noise(draws_of(objective, gather, targets), 1, device)
     # fused: one kernel for all parameters; the loop over them was a seventh of a step on a CPU.
     optimizer = torch.optim.AdamW(
-        trained.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        objective.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
-
-    state: dict[str, Any] = {"epoch": 0, "best": None, "best_epoch": -1, "best_score": -np.inf, "history": []}
+    progress = Progress()
     if state_file is not None and state_file.exists():
-        state = load_state(state_file, state, trained, optimizer, device)
-        for row in state["history"]:
+        progress = Progress(**load_state(state_file, vars(progress), objective, optimizer, device))
+        for row in progress.history:
             on_epoch(row)
 
-    for epoch in range(state["epoch"], config.max_epochs):
-        if epoch - state["best_epoch"] > config.patience and state["best_epoch"] >= 0:
-            break
-        started = time.perf_counter()
+    while not progress.ended(config):
+        started, epoch = time.perf_counter(), progress.epoch
         # ------------------------------------------------------------ learn
-        _seed(config.seed, fold, epoch + 1)
-        order = train_rows[torch.randperm(len(train_rows))].to(device)
-        trained.train()
+        order = epoch_order(config, fold, epoch, train_rows).to(device)
+        batches = order.split(config.batch_size)
+        shares = epoch_shares(config, fold, epoch, len(batches)).to(device)
+        noise.seed([noise_seed(config, fold, epoch, last=False)])
+        objective.train()
         total = torch.zeros((), device=device)
-        for index in order.split(config.batch_size):
-            loss = training_loss(config, model, decoders, loss_of, gather(index), targets[index])
+        for step, index in enumerate(batches):
+            if last := len(index) < config.batch_size:
+                noise.seed([noise_seed(config, fold, epoch, last=True)])
+            uniforms, normals = noise.rows(0 if last else step)
+            with drawing_from(Tape(uniforms[0], normals[0], shares[step])), reduced(config, device):
+                loss = objective(gather(index), targets[index], class_weights)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
             total += loss.detach() * len(index)
-        train_loss = float(total) / len(order)
-        if not np.isfinite(train_loss):
-            raise ValueError(
-                f"fold {fold + 1}: the training loss became {train_loss} in epoch {epoch + 1}; lower the learning rate"
-            )
         # ------------------------------------------------------------ choose
-        outputs = _run(model, gather, val_rows.to(device))  # (n, K)
-        scores = evaluate_windows(task, output_scores(task, outputs), windows.labels[val_rows.numpy()])
-        val_loss = float(loss_of(outputs.to(device), targets[val_rows]))
-        row = {
-            "epoch": epoch + 1,
-            "train_loss": train_loss,
-            "val_loss": val_loss,
-            "val_score": scores[task.metric],
-            "seconds": time.perf_counter() - started,
-        }
-        state["history"].append(row)
-        if scores[task.metric] > state["best_score"]:
-            best = {k: v.detach().clone() for k, v in model.state_dict().items()}
-            state |= {"best": best, "best_epoch": epoch, "best_score": float(scores[task.metric])}
-        state |= {"epoch": epoch + 1, "model": trained.state_dict(), "optimizer": optimizer.state_dict()}
-        if state_file is not None:
-            save_state(state, state_file)
+        outputs = run_model(model, gather, val_rows.to(device))  # (n, K)
+        val_loss = objective.task_loss(outputs.to(device), targets[val_rows], class_weights)
+        labels, seconds = windows.labels[val_rows.numpy()], time.perf_counter() - started
+        row = epoch_row(task, epoch, fold, float(total) / len(order), outputs, labels, float(val_loss), seconds)
+        progress.add(row, lambda: {k: v.detach().clone() for k, v in model.state_dict().items()})
+        progress.save(state_file, objective.state_dict(), optimizer.state_dict())
         on_epoch(row)
 
-    model.load_state_dict(state["best"])
-    return Fit(model.eval(), state["best_epoch"], state["history"])
+    assert progress.best is not None  # there is at least one epoch
+    model.load_state_dict(progress.best)
+    return Fit(model.eval(), progress.best_epoch, progress.history)
 
 
 def predict(task: Task, model: HeadModel, features: Features, windows: Windows, device: str = "cpu") -> np.ndarray:
     """Scores of every window: float64 (W, K'), as ``task.score_names``."""
     model = model.to(device).eval()
-    gather = _gather(model, features, windows, device)
-    return output_scores(task, _run(model, gather, torch.arange(len(windows), device=device)))
+    gather = gather_for(model.streams, features, windows, device)
+    return output_scores(task, run_model(model, gather, torch.arange(len(windows), device=device)))
 
 
-def output_scores(task: Task, outputs: Tensor) -> np.ndarray:
-    """Head outputs (n, K) -> scores: P(second class) (n, 1), probabilities (n, K), or values in range (n, K)."""
-    values = outputs.double()
-    if task.kind == "binary":
-        return values.softmax(dim=1)[:, 1:].numpy()  # (n, 1)
-    if task.kind == "classes":
-        return values.softmax(dim=1).numpy()
-    if task.kind == "multilabel":
-        return values.sigmoid().numpy()
-    return values.clamp(*task.label_range).numpy()
+@torch.inference_mode()
+def run_model(model: HeadModel, gather: Gather, index: Tensor) -> Tensor:
+    """Outputs of the windows ``index`` (n,): float32 (n, K) on the host."""
+    model.eval()
+    parts = index.split(EVAL_BATCH[index.device.type])
+    return torch.cat([model(gather(part))["output"].float() for part in parts]).cpu()  # (n, K)
 
 
 def pick_device(name: str) -> str:
@@ -164,58 +143,3 @@ def pick_device(name: str) -> str:
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("no CUDA device is visible to torch; use --device cpu")
     return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
-
-
-# ------------------------------------------------------------------ parts
-
-
-def _gather(
-    model: HeadModel, features: Features, windows: Windows, device: str
-) -> Callable[[Tensor], dict[str, Tensor]]:
-    """Window indices (B,) -> stream -> (B, T_s, D_s); features stay on the device, a batch is one gather per stream."""
-    banks = {s: features.banks[s].to(device) for s in model.streams}  # (rows, D_s)
-    rows = {s: windows.rows[s].to(device) for s in model.streams}  # (W, T_s)
-    return lambda index: {s: banks[s][rows[s][index]] for s in model.streams}
-
-
-def _new_model(
-    task: Task, config: TrainConfig, features: Features, windows: Windows, train_rows: Tensor, fold: int
-) -> HeadModel:
-    _seed(config.seed, fold, 0)
-    model = build_model(task, config, features.dims)
-    for stream in model.streams:  # statistics of the training windows' frames, each frame once
-        own = torch.unique(windows.rows[stream][train_rows])
-        model.standardizers[stream].fit(features.banks[stream], own)  # type: ignore[operator]
-    return model
-
-
-def _labelled(windows: Windows, which: np.ndarray, purpose: str) -> Tensor:
-    found = np.flatnonzero(which & windows.labelled)
-    if not len(found):
-        raise ValueError(f"no labelled window to {purpose}")
-    return torch.from_numpy(found)
-
-
-def _targets(task: Task, labels: np.ndarray) -> Tensor:
-    if task.kind in ("binary", "classes"):
-        return torch.from_numpy(np.nan_to_num(labels[:, 0], nan=0.0).astype(np.int64))  # (W,), masked never used
-    return torch.from_numpy(labels)  # (W, K)
-
-
-def _loss(task: Task, config: TrainConfig, targets: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-    loss = loss_for(task, config.loss)
-    if task.kind == "regression" or not config.class_weights:
-        return loss
-    weights = class_weights(task, targets)
-    return lambda outputs, wanted: loss(outputs, wanted, class_weights=weights.to(outputs.device))
-
-
-@torch.inference_mode()
-def _run(model: HeadModel, gather: Callable[[Tensor], dict[str, Tensor]], index: Tensor) -> Tensor:
-    model.eval()
-    return torch.cat([model(gather(part))["output"].float().cpu() for part in index.split(EVAL_BATCH)])  # (n, K)
-
-
-def _seed(seed: int, fold: int, epoch: int) -> None:
-    words = np.random.SeedSequence([seed, fold, epoch]).generate_state(2, np.uint64)
-    torch.manual_seed(int(words[0] >> 1))

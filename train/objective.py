@@ -5,15 +5,48 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from train.augment import corrupt, mixup
 from train.autoencode import Decoders
 from train.config import TrainConfig
 from train.heads import head_config
 from train.heads.standardize import HeadModel
+from train.losses import loss_for
+from train.tasks import Task
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class Objective(nn.Module):
+    """Everything that is trained in one module, and its loss: `model` goes into checkpoints, `decoders` do not."""
+
+    def __init__(self, task: Task, config: TrainConfig, model: HeadModel, decoders: Decoders) -> None:
+        """Put them together.
+
+        Raises:
+            ValueError: a loss for another task.
+        """
+        super().__init__()
+        self.config, self.loss = config, loss_for(task, config.loss)
+        self.model, self.decoders = model, decoders
+
+    def task_loss(self, outputs: Tensor, targets: Tensor, class_weights: Tensor | None) -> Tensor:
+        """The task's loss of outputs (B, K): ()."""
+        if class_weights is None:
+            return self.loss(outputs, targets)
+        return self.loss(outputs, targets, class_weights=class_weights)
+
+    def forward(self, raw: Mapping[str, Tensor], targets: Tensor, class_weights: Tensor | None) -> Tensor:
+        """What a step minimises, as in `training_loss`; class weights as the loss takes them, or None."""
+        return training_loss(
+            self.config,
+            self.model,
+            self.decoders,
+            lambda outputs, wanted: self.task_loss(outputs, wanted, class_weights),
+            raw,
+            targets,
+        )
 
 
 def decoders_for(config: TrainConfig, model: HeadModel, dims: Mapping[str, int]) -> Decoders:
@@ -33,7 +66,7 @@ def training_loss(
 ) -> Tensor:
     """The loss of one batch: L_task(augmented) + autoencode * L_ae.
 
-    With everything off this is ``loss_of(model(raw)["output"], targets)`` and draws no random number.
+    With everything off this is ``loss_of(model(raw)["output"], targets)`` and draws only what the head drops.
 
     Args:
         config: ``augment`` and ``autoencode`` are read.
@@ -42,8 +75,9 @@ def training_loss(
         raw: stream -> cached features (B, T_s, D_s).
         targets: (B,) or (B, K), as the loss takes them.
     """
-    options, kept, share = config.augment, None, 1.0
-    streams, partner = model.standardize(raw), torch.arange(0)
+    options, kept = config.augment, None
+    share, partner = torch.ones(()), torch.arange(0)
+    streams = model.standardize(raw)
     if options.mixup:
         streams, partner, share = mixup(streams, options.mixup)
     wanted = streams  # the decoders are asked for what was there before noise and gaps

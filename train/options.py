@@ -13,6 +13,10 @@ TaskName = Annotated[str, typer.Option("--task", help="violence, va, expr or au.
 OneRun = Annotated[Path | None, typer.Option("--run", help="Run folder. [default: the latest finished run]")]
 LatestTask = Annotated[str | None, typer.Option("--task", help="Latest run of this task, if no --run is given.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+FoldsAtOnce = Annotated[
+    str, typer.Option(help="auto, together (all folds in one program) or one-by-one; the scores are the same.")
+]
+Precision = Annotated[str, typer.Option(help="Of matrix products in training: float32 or bfloat16.")]
 Preset = Annotated[str, typer.Option(help="plain, or augmented: augmentation and autoencoding (docs/heads.md).")]
 Augment = Annotated[
     list[str] | None,

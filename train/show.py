@@ -73,7 +73,7 @@ class CvDisplay:
         self._epochs[fold] = int(row["epoch"])
         self._progress.update(
             self._task,
-            completed=self._folds.index(fold) * self._max + row["epoch"],
+            completed=sum(self._epochs.values()),
             fold=f"{self._folds.index(fold) + 1}/{len(self._folds)}",
             epoch=int(row["epoch"]),
             score=row["val_score"],

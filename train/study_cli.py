@@ -15,9 +15,11 @@ from train.options import (
     Dataset,
     Device,
     Epochs,
+    FoldsAtOnce,
     LearningRate,
     NumFolds,
     Patience,
+    Precision,
     Preset,
     Root,
     Runs,
@@ -68,6 +70,8 @@ def ablate(
     seed: Seed = 0,
     resume: Annotated[Path | None, typer.Option(help="Go on with this unfinished ablation folder.")] = None,
     device: Device = "auto",
+    folds_at_once: FoldsAtOnce = "auto",
+    precision: Precision = "float32",
 ) -> None:
     """The paper's ablations in one table: streams, pairs, other fusions, without augmentation, without autoencoding."""
     from train import commands, study_commands
@@ -84,6 +88,7 @@ def ablate(
         "preset": preset,
         "augment": commands.head_options(augment or []),
         "autoencode": autoencode,
+        "precision": precision,
         "seed": seed,
     }
     raise typer.Exit(
@@ -97,5 +102,6 @@ def ablate(
             runs=runs,
             resume=resume,
             device=device,
+            folds_at_once=folds_at_once,
         )
     )

@@ -19,6 +19,7 @@ from train.show import SCORE_NAMES, CvDisplay
 from train.show_study import print_ablation, print_audit
 from train.tasks import Task, task_named
 from train.tracks import read_tracks
+from train.way import check_way, pick_way
 
 
 @explained
@@ -64,9 +65,11 @@ def ablate(
     runs: Path,
     resume: Path | None,
     device: str,
+    folds_at_once: str,
 ) -> int:
     """``train ablate``."""
     task, place, names = task_named(task_name), pick_device(device), choose_rows(rows)
+    way = check_way(folds_at_once)
     config = training_config(settings, task)
     if config.folds == RANDOM_WINDOWS:
         raise ValueError(
@@ -89,6 +92,8 @@ def ablate(
     try:
         for name in names:
             own = row_config(config, name)
+            together, why = pick_way(way, place, task, own, features, windows)
+            err.print(why)
             with CvDisplay(err, name, [s.fold for s in splits], own.max_epochs) as display:
                 result = cross_validate(
                     task,
@@ -99,6 +104,7 @@ def ablate(
                     splits,
                     run=row_run(run, name, own),
                     device=place,
+                    together=together,
                     on_epoch=display.epoch,
                 )
             full = result if name == FULL else full

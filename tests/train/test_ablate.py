@@ -103,7 +103,7 @@ def test_a_row_is_what_cross_validation_of_its_config_gives(ablated: SimpleNames
     for name in ("full", "no_augment", "image_text"):
         config = TrainConfig.from_dict(stored["rows"][name])
         splits = split_windows(config, p.tracks, p.windows, assign_folds(config, p.tracks))
-        results[name] = cross_validate(p.task, config, p.features, p.tracks, p.windows, splits)
+        results[name] = cross_validate(p.task, config, p.features, p.tracks, p.windows, splits, together=True)
         row = next(r for r in ablated.table["rows"] if r["row"] == name)
         assert row["folds"] == pytest.approx(results[name].fold_frames)
         assert row["value"] == pytest.approx(evaluate_frames(p.task, results[name].frames)["value"])

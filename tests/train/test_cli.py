@@ -66,6 +66,16 @@ def metrics_of(run: Path) -> dict:
 # --- cv ---
 
 
+def test_both_ways_of_training_folds_score_the_same_and_say_so(trained, manifest, cache, tmp_path: Path) -> None:
+    assert "cross_gru: folds train all at once on cpu: " in trained.output["va"]
+    one = ["--folds-at-once", "one-by-one", "--no-baselines"]
+    result = call("cv", manifest, "--task", "va", "--cache", cache.url, "--runs", tmp_path, *QUICK, *one)
+    assert "cross_gru: folds train one after another on cpu, as asked for" in result.stderr
+    found, expected = metrics_of(only_run(tmp_path)), metrics_of(trained.va)
+    assert found["best_epochs"] == expected["best_epochs"]
+    assert found["folds"] == pytest.approx(expected["folds"], abs=1e-4)
+
+
 @pytest.mark.parametrize("task", ["violence", "va"])
 def test_a_run_is_a_folder(trained: SimpleNamespace, task: str, clips) -> None:
     run = getattr(trained, task)
@@ -407,6 +417,8 @@ def test_report_is_written_again(trained, tmp_path: Path) -> None:
         (["--task", "va", "--window-label", "meen"], "did you mean 'mean'"),
         (["--task", "va", "--window-label", "any"], "takes mean or center"),
         (["--task", "va", "--device", "gpu"], "unknown device 'gpu'"),
+        (["--task", "va", "--folds-at-once", "togehter"], "did you mean 'together'"),
+        (["--task", "va", "--precision", "bfloat61"], "did you mean 'bfloat16'"),
         (["--task", "va", "--num-folds", "11"], "11 folds need at least 11 groups, found 10"),
         (["--task", "va", "--num-folds", "1"], "--num-folds"),
         (["--task", "va", "--hidden", "10"], "must be a multiple of attention_heads"),

@@ -163,6 +163,41 @@ def test_a_run_folder_resumes_fold_by_fold(problem, tmp_path: Path) -> None:
             np.testing.assert_array_equal(a.scores, b.scores)
 
 
+def test_all_at_once_is_the_same_and_goes_on_where_it_was_cut(problem, tmp_path: Path) -> None:
+    p = problem("va")
+    splits = split_windows(CONFIG, p.tracks, p.windows, assign_folds(CONFIG, p.tracks))
+
+    def train(run=None, together=True, on_epoch=lambda fold, row: None):
+        return cross_validate(
+            p.task, CONFIG, p.features, p.tracks, p.windows, splits, run=run, together=together, on_epoch=on_epoch
+        )
+
+    def cut(fold: int, row: dict[str, float]) -> None:
+        if (fold, row["epoch"]) == (1, 2):
+            raise KeyboardInterrupt
+
+    run = create_run(tmp_path, "broken", {})
+    with pytest.raises(KeyboardInterrupt):
+        train(run, on_epoch=cut)
+    assert [run.state(f).exists() for f in range(4)] == [True] * 4  # none is lost, wherever the others stand
+    seen: Counter[int] = Counter()
+    resumed, whole, apart = train(run, on_epoch=lambda fold, row: seen.update([fold])), train(), train(together=False)
+    assert seen == {f: len(h) for f, h in enumerate(whole.histories)}
+    for found in (resumed, whole):
+        assert found.best_epochs == apart.best_epochs
+        assert found.fold_frames == pytest.approx(apart.fold_frames, abs=1e-4)
+        for a, b in zip(apart.frames, found.frames, strict=True):
+            np.testing.assert_allclose(a.scores, b.scores, atol=1e-3)
+    for fold in range(4):
+        assert run.checkpoint(fold).exists()
+        assert not run.state(fold).exists()
+        assert list((run.path / "tensorboard" / f"fold{fold + 1}").iterdir())
+    run.history(2).unlink()  # as after a cut between two folds: the others are read, one is trained
+    again = train(run)
+    assert again.best_epochs == apart.best_epochs
+    assert again.fold_frames == pytest.approx(apart.fold_frames, abs=1e-4)
+
+
 def test_only_what_the_folds_would_test_is_missed() -> None:
     left_out = [LeftOut("a", "train", None, 1), LeftOut("b", "val", 0, 10), LeftOut("c", None, 1, 100)]
     for kind, frames in (("group", 111), ("official", 10), ("column", 110)):

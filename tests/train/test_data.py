@@ -51,6 +51,39 @@ def test_window_labels_against_the_oracle(rule: str, min_valid: float, seed: int
         np.testing.assert_allclose(row, expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("rule", ["mean", "majority", "center", "any"])
+@pytest.mark.parametrize("width", [1, 2, 12])
+@pytest.mark.parametrize("seed", range(3))
+def test_window_labels_equal_a_loop_over_windows(rule: str, width: int, seed: int) -> None:
+    """Long videos, many windows, all widths that tasks have: bit for bit, but for the order of a mean's additions."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 8 if width == 1 else 2, (700, width)).astype(np.float32)
+    if rule in ("mean", "center"):
+        labels = rng.uniform(-1, 1, (700, width)).astype(np.float32)
+    labels[rng.random(700) < 0.4] = np.nan
+    starts = np.append(np.arange(0, 637, 16), 636)
+    stops = np.minimum(starts + 64, 700)
+    for min_valid in (0.0, 0.5, 0.6):
+        expected = np.full((len(starts), width), np.nan, np.float32)
+        values = np.arange(np.nanmax(labels) + 1)
+        for row, (start, stop) in enumerate(zip(starts, stops, strict=True)):
+            part = labels[start:stop]
+            valid = part[np.isfinite(part).all(axis=1)].astype(np.float64)  # (n, K)
+            if len(valid) < max(1, min_valid * (stop - start)):
+                continue
+            expected[row] = {
+                "mean": lambda valid=valid: valid.mean(axis=0),
+                "majority": lambda valid=valid, values=values: (valid[:, :, None] == values).sum(axis=0).argmax(axis=1),
+                "any": lambda valid=valid: valid.max(axis=0),
+                "center": lambda part=part: part[len(part) // 2],
+            }[rule]()
+        found = window_labels(labels, starts, stops, rule, min_valid)
+        if rule == "mean":
+            np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9)
+        else:
+            np.testing.assert_array_equal(found, expected)
+
+
 def test_a_tie_is_not_a_majority_and_exactly_half_valid_is_enough() -> None:
     labels = np.float32([[1], [0], [np.nan], [np.nan]])
     bounds = np.array([0]), np.array([4])

@@ -10,7 +10,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from train.heads import HEADS, build_head, head_class, head_config
-from train.heads.layers import CrossAttention, Gru
+from train.heads.layers import CrossAttention, Dropout, Gru, run_side_by_side, written_out
 from train.heads.standardize import HeadModel, Standardize
 
 torch.set_num_threads(1)
@@ -166,8 +166,25 @@ def test_cross_attention_is_softmax_of_scaled_products() -> None:
     mixed = torch.softmax(q @ k.transpose(-1, -2) / 4**0.5, -1) @ v  # (3, 2, 5, 4)
     expected = attend.out_proj(mixed.transpose(1, 2).flatten(2))
     torch.testing.assert_close(attend(query, memory), expected)
-    attend.plain_softmax = True
-    torch.testing.assert_close(attend(query, memory), expected)
+
+
+@pytest.mark.parametrize("steps", [(16, 16, 4), (1, 3, 2), (5,)])
+def test_grus_written_out_side_by_side_are_those_of_torch(steps: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    grus = [Gru(3 + k, 8).double() for k in range(len(steps))]
+    streams = [torch.randn(2, t, 3 + k, dtype=torch.float64) for k, t in enumerate(steps)]
+    for gru, x, found in zip(grus, streams, run_side_by_side(grus, streams), strict=True):
+        torch.testing.assert_close(found, gru(x), rtol=0, atol=1e-12)
+        with written_out():
+            torch.testing.assert_close(gru(x), found, rtol=0, atol=1e-12)
+
+
+def test_dropout_keeps_the_expectation_and_rests_outside_training() -> None:
+    torch.manual_seed(0)
+    drop, x = Dropout(0.2), torch.ones(200, 200)
+    assert sorted(drop(x).unique().tolist()) == [0, 1.25]
+    assert drop(x).mean().item() == pytest.approx(1, abs=0.01)
+    assert torch.equal(drop.eval()(x), x)
 
 
 def test_checkpoint_names_of_gru_and_attention_are_those_of_torch() -> None:

@@ -46,10 +46,7 @@ class CrossGruLiteral(nn.Module):
         super().__init__()
         self.grus = StreamGrus(self.streams, dims, config.hidden)
         self.attend = nn.ModuleDict(
-            {
-                s: CrossAttention(config.hidden, config.attention_heads, dropout=0.0, plain_softmax=True)
-                for s in ("video", "text")
-            }
+            {s: CrossAttention(config.hidden, config.attention_heads, dropout=0.0) for s in ("video", "text")}
         )
         self.mlp = Mlp(2 * config.hidden, config.mlp, num_outputs, config.dropout)
 
