@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from shared.windows import WindowSpec
 BUDGET_S = 20.0  # for what is timed; loading and compiling come first, and are told beside it
 VIDEOS = 4  # decoded, spread over the data set
 DECODE_S = 1.0  # per video
+HASHED_BYTES = 4e6  # of smaller files opening is what takes the time
 STAGE_S = 1.5  # per stage of an encoder, then the batch under way is the last
 BATCHES = 5  # at most
 WRITTEN_VIDEOS = 3
@@ -162,17 +164,19 @@ def _while_time(frames: Iterator[Any], end: float) -> Iterator[Any]:
 
 
 def _time_hash(todo: Sequence[Length]) -> Rate:
-    """Reading a file for its digest, which every video begins with; the smallest file, since it is read whole."""
+    """Reading a file for its digest, which every video begins with: a small file, since it is read whole, but not one
+    so small that opening it counts as reading."""
     files = [length for length in todo if length.num_bytes and length.file.is_file()]
     if not files:
         return Rate("byte", 0.0)
-    smallest = min(files, key=lambda length: length.num_bytes)
+    files.sort(key=attrgetter("num_bytes"))
+    chosen = next((length for length in files if length.num_bytes >= HASHED_BYTES), files[-1])
     started = time.perf_counter()
     try:
-        read_source(smallest.file)
+        read_source(chosen.file)
     except VideoError as error:
         return Rate("byte", reason=str(error))
-    return _rate("byte", [(time.perf_counter() - started) / smallest.num_bytes])
+    return _rate("byte", [(time.perf_counter() - started) / chosen.num_bytes])
 
 
 def _time_frames(parts: Parts, drawn: Sequence[np.ndarray]) -> Rate:

@@ -5,14 +5,16 @@
 
 from __future__ import annotations
 
+import _thread
 import io
 import shlex
 import signal
 import sys
+import threading
 import tomllib
 import traceback
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
 from types import FrameType
@@ -46,7 +48,8 @@ def explained(command: Callable[..., int]) -> Callable[..., int]:
             if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot show must not end a run
                 stream.reconfigure(errors="backslashreplace")
         try:
-            return command(*args, **kwargs)
+            with no_interrupt_lost():
+                return command(*args, **kwargs)
         except (ManifestError, CacheError, RecipeMismatch, ValueError) as error:
             err.print(f"error: {error}")
         except OSError as error:
@@ -103,7 +106,7 @@ def run(
     from extract.show import RunDisplay, print_summary
 
     with err.status("loading encoders"):
-        config = fit_memory(config, wanted, gpu_memory, options.get("caption_batch_size"))
+        config = fit_memory(config, wanted, gpu_memory, made_with["options"].get("caption_batch_size"))
         encoders = build_encoders(config, wanted)
     recipes = {s: e.recipe() for s, e in encoders.items()}
     ledger = FailureLedger(url)
@@ -256,6 +259,34 @@ def stream_names(text: str, known: tuple[str, ...], option: str) -> tuple[str, .
     if not names and option == "--streams":
         raise ValueError(f"{option} takes names out of {', '.join(known)}; found nothing")
     return names
+
+
+@contextmanager
+def no_interrupt_lost() -> Iterator[None]:
+    """An interrupt that Python ignores is raised again a moment later.
+
+    Where a signal arrives while a finaliser or a callback of the garbage collector runs (JAX has one, and loading
+    encoders collects often), Python prints the KeyboardInterrupt and goes on: Ctrl-C would not stop the run.
+    """
+    usual, timers = sys.unraisablehook, []  # type: Callable[[Any], Any], list[threading.Timer]
+
+    def again(unraisable: Any) -> None:
+        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+            usual(unraisable)
+            return
+        # It may have been SIGTERM, of a process that ignores Ctrl-C.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        # Not now: raised in here, it would be ignored as well.
+        timers.append(threading.Timer(0.05, _thread.interrupt_main))
+        timers[-1].start()
+
+    sys.unraisablehook = again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = usual
+        for timer in timers:
+            timer.cancel()
 
 
 def as_interrupt(number: int, frame: FrameType | None) -> NoReturn:

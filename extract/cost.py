@@ -9,9 +9,9 @@ Axes: F frames, N windows, T samples of a window, U unique frames, D feature siz
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -38,6 +38,7 @@ class Length:
         num_bytes: of its file or files.
         complete: streams that are in the cache already, whatever they were made with.
         problem: why it cannot be opened, or that it states neither frames nor duration.
+        failed: a run gave it up before, and does not try it again by itself.
     """
 
     video: Video
@@ -47,6 +48,7 @@ class Length:
     num_bytes: int = 0
     complete: frozenset[str] = frozenset()
     problem: str | None = None
+    failed: bool = False
 
 
 @dataclass
@@ -55,6 +57,7 @@ class Work:
 
     Attributes:
         videos: ids with a stream to extract.
+        failed_before: videos that only --retry-failed would try again; not counted anywhere else.
         frames, estimated_frames: to decode, and how many of them are an estimate.
         read_bytes: of the files of these videos.
         windows: N, of the window streams' videos.
@@ -64,6 +67,7 @@ class Work:
     """
 
     videos: list[str] = field(default_factory=list)
+    failed_before: int = 0
     frames: int = 0
     estimated_frames: int = 0
     read_bytes: int = 0
@@ -77,13 +81,19 @@ def measure_lengths(
     manifest: Manifest,
     cache: FeatureCache | None,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    failed: Collection[str] = (),
 ) -> list[Length]:
-    """Look at every video of a data set without decoding; ``progress`` gets (done, total)."""
+    """Look at every video of a data set without decoding.
+
+    Args:
+        progress: gets (done, total).
+        failed: ids of videos in the ledger.
+    """
     lengths = []
     with ThreadPoolExecutor(THREADS, thread_name_prefix="probe") as pool:
         total = len(manifest.videos)
         for length in pool.map(lambda video: _measure(manifest, cache, video), manifest.videos):
-            lengths.append(length)
+            lengths.append(replace(length, failed=length.video.id in failed))
             progress(len(lengths), total)
     return lengths
 
@@ -124,6 +134,9 @@ def count_work(lengths: Sequence[Length], spec: WindowSpec, kinds: Mapping[str, 
     for length in lengths:
         missing = [stream for stream in kinds if stream not in length.complete]
         if not missing or not length.num_frames or length.problem:
+            continue
+        if length.failed:
+            work.failed_before += 1
             continue
         work.videos.append(length.video.id)
         work.frames += length.num_frames

@@ -12,6 +12,7 @@ from extract.commands import err, explained, fit_memory, how_made, load, out, st
 from extract.config import ExtractConfig
 from shared.cache import CacheError, FeatureCache
 from shared.datasets import cache_of, find_dataset
+from shared.ledger import FailureLedger
 from shared.names import unknown_name
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ def plan(
     config = with_options(find_preset(made_with["preset"]), **made_with["options"])
     wanted = stream_names(streams, tuple(config.window.samples), "--streams")
     _check_names(config, wanted)
+    if json_file is not None and not json_file.parent.is_dir():  # not after all the timing
+        raise ValueError(f"--json {json_file}: there is no folder {json_file.parent}; make it, or give another file")
     find_dataset(dataset)
     url, store = cache_of(dataset, cache), None
     with suppress(CacheError):  # nothing was extracted yet
@@ -55,11 +58,12 @@ def plan(
         )
     manifest = load(dataset, root)
     with StepDisplay(err, "looking at", "videos") as display:
-        lengths = measure_lengths(manifest, store, display.reached)
+        failed = FailureLedger(url).failures() if store is not None else {}
+        lengths = measure_lengths(manifest, store, display.reached, failed)
     kinds = {stream: "window" if stream == "video" else "timeline" for stream in wanted}
     work = count_work(lengths, config.window, kinds)
     if gpu_memory is not None or calibrated:
-        config = fit_memory(config, wanted, gpu_memory, options.get("caption_batch_size"))
+        config = fit_memory(config, wanted, gpu_memory, made_with["options"].get("caption_batch_size"))
     out.print(f"{manifest.name}: preset {config.name}, streams {', '.join(wanted)}; nothing is extracted or downloaded")
     print_counts(out, config, lengths, work)
 
@@ -83,6 +87,7 @@ def plan(
     if json_file is not None:
         complete = sum(set(wanted) <= length.complete for length in lengths)
         figures: dict[str, Any] = {"videos": len(lengths), "videos_complete": complete, "videos_not_readable": broken}
+        figures["videos_failed_before"] = work.failed_before
         figures |= _figures(config, work, sizes)
         figures |= _time_figures(found, total) if found is not None and total is not None else {}
         json_file.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

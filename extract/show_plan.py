@@ -39,6 +39,8 @@ def print_counts(console: Console, config: ExtractConfig, lengths: Sequence[Leng
         console.print(f"  {length.video.path}: {length.problem}")
     if len(broken) > SHOWN:
         console.print(f"  ... and {len(broken) - SHOWN} more")
+    if work.failed_before:
+        console.print(f"{work.failed_before} failed before; only a run with --retry-failed tries again, so not counted")
     guessed = f", {work.estimated_frames:,} of them estimated from duration and rate" if work.estimated_frames else ""
     console.print(f"{work.frames:,} frames to decode ({gigabytes(work.read_bytes)} of files){guessed}")
     window = config.window
@@ -84,10 +86,12 @@ def print_hours(console: Console, config: ExtractConfig, found: Calibration, tot
     for problem in found.unreadable:
         console.print(f"not timed: {problem}")
     without = f", without {' and '.join(_NAMES[n] for n in total.missing)}" if total.missing else ""
+    bounds = f"{duration(total.low)} to {duration(total.high)} by the spread of these timings"
+    if total.low == total.high:
+        bounds = "timed once, so nothing is known of the spread"
     console.print(
         f"a run with {workers} workers takes about {duration(total.seconds)}{without} "
-        f"({duration(total.low)} to {duration(total.high)} by the spread of these timings). Reading, encoding and "
-        f"writing overlap; {total.slowest} is the slowest"
+        f"({bounds}). Reading, encoding and writing overlap; {total.slowest} is the slowest"
     )
     video, clip, captioner = config.video, config.clip, config.captioner
     console.print(

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Awaitable, Mapping
-from dataclasses import replace
+import struct
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import zarr
 from zarr.abc.store import Store
-from zarr.buffer.cpu import Buffer, buffer_prototype
 from zarr.codecs import Crc32cCodec
 
 from shared.cache_direct import ChunkError, find_plain
@@ -41,9 +41,7 @@ def checksum(values: np.ndarray) -> str:
     """sha256 of an array's little-endian C-order bytes; of strings, of their UTF-8 bytes with NUL between."""
     if values.dtype.kind in "OTU":
         return hashlib.sha256("\x00".join(values.tolist()).encode("utf-8", errors="surrogatepass")).hexdigest()
-    return hashlib.sha256(
-        np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<"), copy=False).data
-    ).hexdigest()
+    return hashlib.sha256(_little_endian(values).data).hexdigest()
 
 
 def make_array(group: zarr.Group, name: str, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: Any) -> zarr.Array:
@@ -59,40 +57,49 @@ def make_array(group: zarr.Group, name: str, shape: tuple[int, ...], chunks: tup
     )
 
 
-def whole_arrays(arrays: Mapping[str, np.ndarray]) -> Awaitable[dict[str, Any]]:
+def whole_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, bytes]:
     """Keys and values of arrays of one chunk each, as ``make_array`` and an assignment would store them.
 
     Making an array and assigning to it takes milliseconds, more than anything else that a short clip's rows need. So
-    zarr makes one array of each kind; here its metadata get other shapes and its codecs other values.
+    zarr makes one array of each kind; here its metadata get other shapes, and chunks are put together by hand.
     """
-    models = {n: _model_array(n, "str" if v.dtype == object else v.dtype.str, v.ndim) for n, v in arrays.items()}
+    staged: dict[str, bytes] = {}
+    for name, values in arrays.items():
+        staged[f"{name}/{METADATA}"] = _metadata(
+            name, "str" if values.dtype == object else values.dtype.str, values.shape
+        )
+        if values.size:
+            chunk = _packed(values.tolist()) if values.dtype == object else _little_endian(values).tobytes()
+            check = google_crc32c.value(chunk).to_bytes(4, "little")
+            staged[f"{name}/c/" + "/".join("0" * values.ndim)] = chunk + check
+    return staged
 
-    async def encode() -> dict[str, Any]:
-        staged: dict[str, Any] = {}
-        for name, values in arrays.items():
-            array, document = models[name]
-            grid = {"name": "regular", "configuration": {"chunk_shape": [max(1, n) for n in values.shape]}}
-            text = json.dumps(document | {"shape": list(values.shape), "chunk_grid": grid}, indent=2)
-            staged[f"{name}/{METADATA}"] = Buffer.from_bytes(text.encode())
-            if values.size:
-                config = array.async_array.config
-                spec = array.metadata.get_chunk_spec((0,) * values.ndim, config, buffer_prototype)  # type: ignore[union-attr]
-                spec = replace(spec, shape=values.shape)
-                chunk = buffer_prototype.nd_buffer.from_numpy_array(np.ascontiguousarray(values))
-                (encoded,) = await array.async_array.codec_pipeline.encode([(chunk, spec)])
-                staged[f"{name}/c/" + "/".join("0" * values.ndim)] = encoded
-        return staged
 
-    return encode()
+def _packed(strings: list[str]) -> bytes:
+    """Zarr's codec vlen-utf8: the number of strings, then each with the number of its bytes before it (uint32)."""
+    coded = [s.encode() for s in strings]
+    return b"".join([struct.pack("<I", len(coded)), *(struct.pack("<I", len(c)) + c for c in coded)])
+
+
+def _little_endian(values: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<"), copy=False)
+
+
+@lru_cache(maxsize=1024)  # clips of one data set have few lengths
+def _metadata(name: str, dtype: str, shape: tuple[int, ...]) -> bytes:
+    """``zarr.json`` of an array of one chunk."""
+    grid = {"name": "regular", "configuration": {"chunk_shape": [max(1, n) for n in shape]}}
+    document = _model_array(name, dtype, len(shape)) | {"shape": list(shape), "chunk_grid": grid}
+    return json.dumps(document, indent=2).encode()
 
 
 @lru_cache(maxsize=64)
-def _model_array(name: str, dtype: str, num_axes: int) -> tuple[zarr.Array, dict[str, Any]]:
-    """An array of one value and its metadata as JSON."""
+def _model_array(name: str, dtype: str, num_axes: int) -> dict[str, Any]:
+    """Metadata that zarr gives an array of one value, as JSON."""
     staging, staged = stage()
     shape = (1,) * num_axes
-    array = make_array(staging, name, shape, shape, str if dtype == "str" else np.dtype(dtype))
-    return array, json.loads(staged[f"{name}/{METADATA}"].to_bytes())
+    make_array(staging, name, shape, shape, str if dtype == "str" else np.dtype(dtype))
+    return json.loads(staged[f"{name}/{METADATA}"].to_bytes())
 
 
 def read_array(group: zarr.Group, name: str, where: str) -> np.ndarray:

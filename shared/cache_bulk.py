@@ -1,6 +1,7 @@
 """Many streams at once: found first, from metadata alone, then read straight into the caller's memory.
 
-Reading a stream this way refuses what ``FeatureCache.read`` refuses. Captions and thumbnails are left where they are.
+Features read this way are refused where ``FeatureCache.read`` refuses them. Captions and thumbnails are left where they
+are, and so are frames whose noted checksum is that of the plan's own.
 """
 
 from __future__ import annotations

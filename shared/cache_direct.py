@@ -18,7 +18,6 @@ import numpy as np
 from zarr.abc.store import Store
 from zarr.storage import LocalStore
 
-BLOCK_BYTES = 2**18  # read, checksum and test of values follow each other while a block is still in the CPU's cache
 DTYPES = {"float16": "<f2", "float64": "<f8", "int32": "<i4"}
 CODECS = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
 KEYS = {"name": "default", "configuration": {"separator": "/"}}
@@ -125,32 +124,28 @@ def _read_chunk(path: str, out: np.ndarray, padding: int, finite: np.dtype | Non
     except (FileNotFoundError, NotADirectoryError):
         raise ChunkError(f"chunk {path} is lost") from None
     try:
-        crc, at = 0, 0
         tail = bytearray(padding + 5)  # one more than there may be
-        while at < len(out):
-            block = out[at : at + BLOCK_BYTES]
-            last = at + len(block) == len(out)
-            wanted = len(block) + (padding + 4 if last else 0)
-            if os.preadv(file, [block.data, tail] if last else [block.data], at) != wanted:
-                raise ChunkError(f"chunk {path} does not have the size that was written")
-            crc = google_crc32c.extend(crc, block)
-            if finite is not None and not _all_finite(block.view(finite)):
-                raise ChunkError(f"chunk {path} holds a value that is not finite")
-            at += len(block)
-        if padding:
-            crc = google_crc32c.extend(crc, bytes(tail[:padding]))
-        if crc != int.from_bytes(tail[padding : padding + 4], "little"):
-            raise ChunkError(f"chunk {path} does not have its checksum (CRC-32C)")
+        at = 0
+        while at < len(out) and (count := os.preadv(file, [out[at:].data, tail], at)):
+            at += count  # one call, except beyond 2 GiB
+        if at != len(out) + padding + 4:
+            raise ChunkError(f"chunk {path} does not have the size that was written")
     finally:
         os.close(file)
+    # Over the whole chunk at once: short calls would pass Python's lock from thread to thread all the time.
+    crc = google_crc32c.extend(google_crc32c.value(out), bytes(tail[:padding]))
+    if crc != int.from_bytes(tail[padding : padding + 4], "little"):
+        raise ChunkError(f"chunk {path} does not have its checksum (CRC-32C)")
+    if finite is not None and not _all_finite(out.view(finite)):
+        raise ChunkError(f"chunk {path} holds a value that is not finite")
 
 
 def _all_finite(values: np.ndarray) -> bool:
     """Whether no value (n,) is NaN or infinite; n >= 1.
 
-    numpy tests float16 one by one, but finds the largest of many int16 quickly. Without the sign, the bits of a float16
-    that is not finite are 0x7c00 or more.
+    numpy tests float16 one by one, but finds the largest of many whole numbers quickly: the bits of a positive float16
+    that is not finite are 0x7c00 or more as int16, those of a negative one 0xfc00 or more as uint16.
     """
     if values.dtype != np.float16:
         return bool(np.isfinite(values).all())
-    return bool(np.bitwise_and(values.view(np.int16), np.int16(0x7FFF)).max() < 0x7C00)
+    return bool(values.view(np.int16).max() < 0x7C00 and values.view(np.uint16).max() < 0xFC00)

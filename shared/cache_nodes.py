@@ -11,9 +11,9 @@ import asyncio
 import errno
 import json
 import os
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeGuard
 
 import zarr
 from zarr.abc.store import Store
@@ -22,6 +22,7 @@ from zarr.core.sync import sync
 from zarr.storage import LocalStore, MemoryStore
 
 from shared.cache_direct import read_file
+from shared.cache_local import remove_folder, write_file
 
 METADATA = "zarr.json"
 MEND = "find all such places with: python -m extract verify, and extract again with --overwrite"
@@ -51,40 +52,56 @@ Node = Attrs | Damaged | None  # None: there is no such node
 
 
 def stage() -> tuple[zarr.Group, dict[str, Any]]:
-    """A group in memory and the dict of keys and values behind it; what is made in it goes to a store by ``put``."""
+    """A group in memory and the dict of keys and values behind it: where zarr makes models of what is stored."""
     staged: dict[str, Any] = {}
     return zarr.create_group(MemoryStore(staged)), staged
 
 
-def put(store: Store, path: str, staging: Awaitable[Mapping[str, Any]], marks: Mapping[str, Any] | None = None) -> None:
-    """Store what is staged below ``path``, except for the group that holds it; then the group itself with ``marks``.
-
-    All in one call: each one hands over to zarr's thread and back, which costs more than a small write.
-    """
+def put(store: Store, path: str, staged: Mapping[str, bytes], marks: Mapping[str, Any]) -> None:
+    """Store what is staged below ``path``; then, when all of it is stored, the group there with ``marks``."""
+    values = {f"{path}/{key}".lstrip("/"): value for key, value in staged.items()}
+    if _is_local(store):
+        for key, value in [*values.items(), (_key(path), _group(marks))]:
+            write_file(f"{store.root}/{key}", value)
+        return
 
     async def put_all() -> None:
-        staged = await staging
-        writes = [store.set(f"{path}/{key}".lstrip("/"), value) for key, value in staged.items() if key != METADATA]
         # Wait for all of them even if one fails, so that nothing is written after the caller has cleaned up.
+        writes = [store.set(key, Buffer.from_bytes(value)) for key, value in values.items()]
         for result in await asyncio.gather(*writes, return_exceptions=True):
             if isinstance(result, BaseException):
                 raise result
-        if marks is not None:
-            await store.set(f"{path}/{METADATA}".lstrip("/"), _group(marks))
+        await store.set(_key(path), Buffer.from_bytes(last))
 
-    _empty_group()  # zarr makes it, in the thread that this call is about to occupy
-    sync(put_all())
+    last = _group(marks)  # zarr may have to make one, in the thread that the next call occupies
+    sync(put_all())  # one call: each hands over to zarr's thread and back
 
 
 def put_group(store: Store, path: str, attrs: Mapping[str, Any], *, exclusive: bool = False) -> None:
     """Store a group's metadata in one write; with ``exclusive``, only if there is none."""
-    value, key = _group(attrs), f"{path}/{METADATA}".lstrip("/")
-    sync(store.set_if_not_exists(key, value) if exclusive else store.set(key, value))
+    key, value = _key(path), _group(attrs)
+    if _is_local(store):
+        return write_file(f"{store.root}/{key}", value, exclusive=exclusive)
+    buffer = Buffer.from_bytes(value)
+    return sync(store.set_if_not_exists(key, buffer) if exclusive else store.set(key, buffer))
 
 
-def _group(attrs: Mapping[str, Any]) -> Buffer:
+def _is_local(store: Store) -> TypeGuard[LocalStore]:
+    """Whether to write files here and now; a store built upon the local one keeps its own ways.
+
+    Raises:
+        ValueError: it is open for reading only.
+    """
+    if type(store) is not LocalStore:
+        return False
+    if store.read_only:
+        raise ValueError(f"{store.root} is open for reading only")
+    return True
+
+
+def _group(attrs: Mapping[str, Any]) -> bytes:
     document = json.loads(_empty_group()) | {"attributes": dict(attrs)}
-    return Buffer.from_bytes(json.dumps(document, indent=2).encode())
+    return json.dumps(document, indent=2).encode()
 
 
 @lru_cache(maxsize=1)
@@ -127,13 +144,16 @@ def child_groups(store: Store, paths: Iterable[str], skip: Iterable[str] = ()) -
 
 
 def _local_children(store: LocalStore, path: str, skip: Iterable[str]) -> dict[str, Attrs | Damaged]:
-    try:
-        names = os.listdir(f"{store.root}/{path}")
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    own = _own(names, skip)
+    own = _own(_listed(store, path), skip)
     nodes = get_groups(store, [f"{path}/{name}" for name in own])
     return {name: node for name, node in zip(own, nodes, strict=True) if node is not None}
+
+
+def _listed(store: LocalStore, path: str) -> list[str]:
+    try:
+        return os.listdir(f"{store.root}/{path}")
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def headless_groups(store: Store, path: str, known: Iterable[str]) -> list[str]:
@@ -148,6 +168,8 @@ def headless_groups(store: Store, path: str, known: Iterable[str]) -> list[str]:
 
 def child_names(store: Store, path: str) -> list[str]:
     """Everything below a group but its metadata and hidden or half-written files."""
+    if isinstance(store, LocalStore):
+        return _own(_listed(store, path), ())
     return sync(_names(store, path, ()))
 
 
@@ -155,7 +177,7 @@ def delete(store: Store, path: str) -> None:
     """Remove a node with all that is below it; no error if there is none, or if another process is at work on it."""
     for _ in range(3):
         try:
-            return sync(store.delete_dir(path))
+            return remove_folder(f"{store.root}/{path}") if _is_local(store) else sync(store.delete_dir(path))
         except FileNotFoundError:
             pass  # somebody else deletes it, too; what is left may need a second look
         except OSError as error:

@@ -230,7 +230,7 @@ def _train_heads(
         target = run if main else baseline_run(run, head, own)
         together, why = pick_way(way, device, task, own, features, windows)
         err.print(why)
-        with CvDisplay(err, head, [s.fold for s in splits], own.max_epochs) as display:
+        with CvDisplay(err, head, [s.fold for s in splits], own) as display:
             results[head] = cross_validate(
                 task,
                 own,

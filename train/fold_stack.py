@@ -289,10 +289,8 @@ class FoldStack:
         own = {k.removeprefix("model."): v for k, v in named.items() if k.startswith("model.")}
         with written_out():
             over = vmap(lambda values, raw: functional_call(model, values, (raw,))["output"])
-            parts = [
-                over(own, self.gather(part)).float()
-                for part in index.split(EVAL_BATCH[torch.device(self.device).type], dim=1)
-            ]
+            each = max(1, EVAL_BATCH[torch.device(self.device).type] // len(self))  # as much memory as one member takes
+            parts = [over(own, self.gather(part)).float() for part in index.split(each, dim=1)]
         return torch.cat(parts, dim=1)
 
     @torch.no_grad()

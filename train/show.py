@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 
 from shared.annotations import AU_NAMES, EXPR_NAMES
+from train.config import TrainConfig
 from train.tasks import Task
 
 if TYPE_CHECKING:
@@ -37,8 +38,8 @@ MIN_SEGMENT_S = 0.2
 class CvDisplay:
     """Progress of one head's folds."""
 
-    def __init__(self, console: Console, head: str, folds: Sequence[int], max_epochs: int) -> None:
-        self._console, self._head, self._max, self._folds = console, head, max_epochs, list(folds)
+    def __init__(self, console: Console, head: str, folds: Sequence[int], config: TrainConfig) -> None:
+        self._console, self._head, self._config, self._folds = console, head, config, list(folds)
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn(f"{head:>10}"),
@@ -51,9 +52,10 @@ class CvDisplay:
             transient=True,
             disable=not console.is_terminal,
         )
-        total = len(self._folds) * max_epochs
+        total = len(self._folds) * config.max_epochs
         self._task: TaskID = self._progress.add_task("cv", total=total, fold="-", epoch=0, score=0.0, best=0.0)
         self._best: dict[int, float] = {}
+        self._best_epochs: dict[int, int] = {}
         self._epochs: dict[int, int] = {}
 
     def __enter__(self) -> CvDisplay:
@@ -69,15 +71,25 @@ class CvDisplay:
 
     def epoch(self, fold: int, row: Mapping[str, float]) -> None:
         """One epoch of one fold has ended."""
-        self._best[fold] = max(self._best.get(fold, -np.inf), row["val_score"])
         self._epochs[fold] = int(row["epoch"])
+        if row["val_score"] > self._best.get(fold, -np.inf):
+            self._best[fold], self._best_epochs[fold] = row["val_score"], self._epochs[fold]
         self._progress.update(
             self._task,
-            completed=sum(self._epochs.values()),
+            completed=self.completed,
             fold=f"{self._folds.index(fold) + 1}/{len(self._folds)}",
             epoch=int(row["epoch"]),
             score=row["val_score"],
-            best=self._best[fold],
+            best=self._best.get(fold, -np.inf),
+        )
+
+    @property
+    def completed(self) -> int:
+        """Epochs that are done or will not be needed: a fold out of patience counts in full."""
+        waited = {fold: epoch - self._best_epochs.get(fold, epoch) for fold, epoch in self._epochs.items()}
+        return sum(
+            self._config.max_epochs if waited[fold] >= self._config.patience else epoch
+            for fold, epoch in self._epochs.items()
         )
 
 

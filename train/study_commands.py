@@ -14,6 +14,7 @@ from train.config import RANDOM_WINDOWS, TrainConfig
 from train.crossval import CrossValidation, assign_folds, cross_validate, split_windows
 from train.data import Features, build_windows, load_features, window_rule
 from train.loop import pick_device
+from train.resident import place as place_features
 from train.runs import Run, create_run, resume_run, row_run, run_facts, write_json, write_text
 from train.show import SCORE_NAMES, CvDisplay
 from train.show_study import print_ablation, print_audit
@@ -79,6 +80,7 @@ def ablate(
     store, manifest = open_data(dataset, cache, root)
     tracks, labels = open_tracks(manifest, task, store, streams)
     features = load_features(store, sorted({t.video_id for t in tracks}), streams)
+    err.print(place_features(features, place).words)
     windows = build_windows(tracks, features, rule, config.min_valid)
     folds = assign_folds(config, tracks)
     splits = split_windows(config, tracks, windows, folds)
@@ -94,7 +96,7 @@ def ablate(
             own = row_config(config, name)
             together, why = pick_way(way, place, task, own, features, windows)
             err.print(why)
-            with CvDisplay(err, name, [s.fold for s in splits], own.max_epochs) as display:
+            with CvDisplay(err, name, [s.fold for s in splits], own) as display:
                 result = cross_validate(
                     task,
                     own,

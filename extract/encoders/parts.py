@@ -92,8 +92,11 @@ class InParts:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether torch or jax says that the device's memory is used up. Neither is imported for the question."""
     torch, jax = sys.modules.get("torch"), sys.modules.get("jax")  # type: tuple[Any, Any]
-    if torch is not None and isinstance(error, torch.OutOfMemoryError):
-        return True
+    if torch is not None and isinstance(error, RuntimeError):
+        # Libraries below torch's allocator (CUDA itself, cuBLAS) fail in words only.
+        words = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+        if isinstance(error, torch.OutOfMemoryError) or any(w in str(error) for w in words):
+            return True
     return jax is not None and isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
 
 

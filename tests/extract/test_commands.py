@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import pytest
 from PIL import Image
 from typer.testing import Result
 
+from extract.commands import explained
 from extract.pipeline import Watcher
 from shared.cache import FeatureCache
 from tests.extract.support import REPO, write_video
@@ -247,6 +249,22 @@ def test_a_signal_ends_the_run_and_says_how_to_go_on(
     assert result.exit_code == 130
     assert "run the same command again to go on" in result.output
     assert tiny("clips").exit_code == 0
+
+
+def test_an_interrupt_that_python_ignores_still_stops_the_run() -> None:
+    class Finaliser:
+        def __del__(self) -> None:
+            raise KeyboardInterrupt  # as a signal's handler does that happens to run in here
+
+    def command() -> int:
+        Finaliser()
+        for _ in range(500):
+            time.sleep(0.01)
+        return 0
+
+    hook = sys.unraisablehook
+    assert explained(command)() == 130
+    assert sys.unraisablehook is hook
 
 
 def test_a_crash_is_not_taken_for_some_videos_failed(tiny: Cli, videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,10 +46,15 @@ def test_decoders(tmp_path: Path) -> None:
 
 
 def test_many_videos(tmp_path: Path) -> None:
-    figures = run_benchmark("many_videos.py", tmp_path / "out.json", "--clips", 3, "--rate", 100000)
+    figures = run_benchmark("many_videos.py", tmp_path / "out.json", "--clips", 3, "--calibrate", 200)
     assert figures["frames"] == 64 + 65 + 66
     assert figures["tiny_ratio"] > 0
     assert figures["sleeping_ratio"] > 0
+    assert figures["sleeping_rate"] > 0
+    for kind in ("tiny", "sleeping"):
+        assert figures[f"{kind}_ratio_per_item"] * figures[f"{kind}_encoded_ratio"] == pytest.approx(
+            figures[f"{kind}_ratio"]
+        )
     assert 17 < figures["files_per_clip"] < 20
 
 

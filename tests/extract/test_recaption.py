@@ -16,6 +16,7 @@ from typer.testing import Result
 
 from extract.caption_files import CaptionFileError, CaptionRow, Captions, read_captions, write_captions
 from extract.recaption import NEXT, captioned_frames, check_captions, recaption
+from shared import cache_nodes
 from shared.cache import CacheError, FeatureCache, VideoInfo
 from shared.windows import WindowSpec
 from tests.extract.support import cache_contents, write_video
@@ -378,21 +379,23 @@ class Killed(BaseException):
 def die_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int | None], list[int]]]:
     """Makes the process "die" at the n-th change of the store; returns the count of changes."""
     count, deadline = [0], [None]
-    store: Any = zarr.storage.LocalStore
 
-    def mortal(name: str) -> Any:
-        change = getattr(store, name)
-
-        async def changed(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def mortal(change: Any) -> Any:
+        def changed(*args: Any, **kwargs: Any) -> Any:
             if deadline[0] is not None and count[0] >= deadline[0]:
                 raise Killed
             count[0] += 1
-            return await change(self, *args, **kwargs)
+            return change(*args, **kwargs)
 
         return changed
 
-    for name in ("set", "delete", "delete_dir"):
-        monkeypatch.setattr(store, name, mortal(name))
+    for place, name in (
+        (zarr.storage.LocalStore, "set"),
+        (zarr.storage.LocalStore, "delete"),
+        (cache_nodes, "write_file"),
+        (cache_nodes, "remove_folder"),
+    ):
+        monkeypatch.setattr(place, name, mortal(getattr(place, name)))
 
     def start(changes: int | None) -> list[int]:
         count[0], deadline[0] = 0, changes  # type: ignore[call-overload]

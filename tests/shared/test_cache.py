@@ -14,6 +14,7 @@ import zarr
 from zarr.storage import LocalStore
 
 import shared.cache_arrays
+from shared import cache_nodes
 from shared.cache import CacheError, FeatureCache, RecipeMismatch, StreamData, VideoInfo
 from shared.windows import WindowSpec
 
@@ -478,7 +479,7 @@ class Crash(Exception):
 def crash_after(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> CrashAfter:
     """Let a number of writes and removals through, then fail all."""
     left: dict[str, int | None] = {"count": None}
-    real_set, real_delete = LocalStore._set, LocalStore.delete_dir
+    real_set, real_write, real_remove = LocalStore._set, cache_nodes.write_file, cache_nodes.remove_folder
 
     def spend() -> None:
         if left["count"] is not None:
@@ -490,18 +491,23 @@ def crash_after(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
         spend()
         await real_set(self, *args, **kwargs)
 
-    async def failing_delete(self: LocalStore, prefix: str) -> None:
+    def failing_write(*args: Any, **kwargs: Any) -> None:
+        spend()
+        real_write(*args, **kwargs)
+
+    def failing_remove(folder: str) -> None:
         try:
             spend()
         except Crash:
-            for file in (self.root / prefix).rglob("*"):  # a removal that is cut short
+            for file in Path(folder).rglob("*"):  # a removal that is cut short
                 if file.is_file() and (file.name == "zarr.json") == (request.param == "metadata first"):
                     file.unlink()
             raise
-        await real_delete(self, prefix)
+        real_remove(folder)
 
-    monkeypatch.setattr(LocalStore, "_set", failing_set)
-    monkeypatch.setattr(LocalStore, "delete_dir", failing_delete)
+    monkeypatch.setattr(LocalStore, "_set", failing_set)  # zarr's own writes: the chunks of long arrays
+    monkeypatch.setattr(cache_nodes, "write_file", failing_write)
+    monkeypatch.setattr(cache_nodes, "remove_folder", failing_remove)
     return lambda count: left.update(count=count)
 
 

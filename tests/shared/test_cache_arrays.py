@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ import pytest
 import zarr
 from zarr.storage import LocalStore
 
+from shared import cache_nodes
 from shared.cache_arrays import make_array, read_array, whole_arrays
+from shared.cache_local import write_file
 from shared.cache_nodes import METADATA, put, put_group, stage
 
 RNG = np.random.default_rng(0)
@@ -54,14 +57,62 @@ def test_groups_are_stored_as_zarr_stores_them(tmp_path: Path) -> None:
     assert (tmp_path / "deep/er" / METADATA).read_bytes() == (tmp_path / "other" / METADATA).read_bytes()
 
 
-def test_the_marks_come_after_everything_else(tmp_path: Path) -> None:
+@pytest.mark.parametrize("case", ARRAYS)
+def test_stored_alike_through_any_other_store(case: str, tmp_path: Path) -> None:
+    class Other(LocalStore):
+        """Goes the way of object stores: through zarr's thread."""
+
+    name, values = ARRAYS[case]
+    for store in (LocalStore(tmp_path / "one"), Other(tmp_path / "other")):
+        put_group(store, "", {"begun": 1}, exclusive=True)
+        put_group(store, "", {"begun": 2}, exclusive=True)  # there is one already
+        put(store, "group", whole_arrays({name: values}), {"marked": True})
+        assert zarr.open_group(store, mode="r").attrs["begun"] == 1
+    found = [{str(p.relative_to(d)): p.read_bytes() for p in d.rglob("*") if p.is_file()} for d in tmp_path.iterdir()]
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_the_marks_come_after_everything_else(local: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Full(LocalStore):
         async def set(self, key: str, value: object) -> None:  # type: ignore[override]
             if key.endswith("c/0"):
                 raise OSError(28, "No space left on device")
             await super().set(key, value)  # type: ignore[arg-type]
 
+    def write(path: str, value: bytes, **options: bool) -> None:
+        if path.endswith("c/0"):
+            raise OSError(28, "No space left on device")
+        write_file(path, value, **options)
+
+    monkeypatch.setattr(cache_nodes, "write_file", write)
+    store = LocalStore(tmp_path) if local else Full(tmp_path)
     with pytest.raises(OSError, match="No space"):
-        put(Full(tmp_path), "group", whole_arrays({"frames": np.arange(3, dtype=np.int32)}), {"complete": True})
+        put(store, "group", whole_arrays({"frames": np.arange(3, dtype=np.int32)}), {"complete": True})
     assert (tmp_path / "group/frames" / METADATA).exists()
     assert not (tmp_path / "group" / METADATA).exists()
+
+
+def test_a_store_open_for_reading_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="reading only"):
+        put_group(LocalStore(tmp_path, read_only=True), "group", {})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("call", ["write", "replace"])
+def test_a_file_is_written_whole_or_not_at_all(call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "deep" / METADATA
+    write_file(str(file), b"old")
+    with monkeypatch.context() as patch:
+
+        def full(*args: object) -> int:
+            raise OSError(28, "No space left on device")
+
+        patch.setattr(os, call, full)
+        with pytest.raises(OSError, match="No space"):
+            write_file(str(file), b"new")
+    assert {f.name: f.read_bytes() for f in file.parent.iterdir()} == {METADATA: b"old"}
+    write_file(str(file), b"newest", exclusive=True)
+    assert {f.name: f.read_bytes() for f in file.parent.iterdir()} == {METADATA: b"old"}
+    write_file(str(file), b"new")
+    assert file.read_bytes() == b"new"

@@ -1,6 +1,8 @@
 """Reading straight into place against zarr, for every layout; damage is refused as by an ordinary read."""
 
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +10,6 @@ import zarr
 from zarr.storage import LocalStore
 
 import shared.cache_arrays
-import shared.cache_direct
 from shared.cache import CacheError, FeatureCache, VideoInfo
 from shared.cache_direct import ChunkError, find_plain
 from shared.windows import WindowSpec
@@ -55,10 +56,17 @@ def test_bulk_equals_zarr_for_one_and_for_many_chunks(
     np.testing.assert_array_equal(found[stream].rows(PLAN, stream), cache.read("a", stream).window_rows(PLAN, stream))
 
 
-def test_blocks_of_a_chunk_are_put_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_chunk_that_comes_in_parts_is_put_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One call reads at most 2 GiB."""
     cache = write(tmp_path / "c.zarr")
     expected = read(cache, "video")
-    monkeypatch.setattr(shared.cache_direct, "BLOCK_BYTES", 16)
+    preadv = os.preadv
+
+    def in_parts(file: int, buffers: list[Any], at: int) -> int:
+        data, tail = buffers
+        return preadv(file, [data[:16]] if len(data) > 16 else [data, tail], at)
+
+    monkeypatch.setattr("shared.cache_direct.os.preadv", in_parts)
     monkeypatch.setattr("shared.cache_bulk.read_array", None)  # no way around
     np.testing.assert_array_equal(read(cache, "video"), expected)
 

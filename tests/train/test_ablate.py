@@ -46,7 +46,11 @@ def ablated(manifest, cache, tmp_path_factory: pytest.TempPathFactory) -> Simple
     assert result.exit_code == 0, result.output
     (run,) = runs.iterdir()
     return SimpleNamespace(
-        run=run, runs=runs, output=result.stdout, table=json.loads((run / "ablation.json").read_text())
+        run=run,
+        runs=runs,
+        output=result.stdout,
+        log=result.stderr,
+        table=json.loads((run / "ablation.json").read_text()),
     )
 
 
@@ -77,6 +81,7 @@ def test_the_table_has_every_ablation_of_the_paper() -> None:
 def test_all_rows_are_printed_and_stored(ablated: SimpleNamespace) -> None:
     rows = ablated.table["rows"]
     assert ablated.table["finished"]
+    assert "features resident on cpu" in ablated.log
     assert [r["row"] for r in rows] == [*ROWS]
     csv = pd.read_csv(ablated.run / "ablation.csv")
     markdown = (ablated.run / "ablation.md").read_text()

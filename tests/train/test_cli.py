@@ -1,5 +1,6 @@
 """The command line on a small made-up cache: whole runs, the control, resuming after a kill, and every way to err."""
 
+import io
 import json
 import os
 import shutil
@@ -16,11 +17,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import Result
+from rich.console import Console
 from sklearn.metrics import f1_score
 from typer.testing import CliRunner
 
 from shared.cache import FeatureCache
 from train.__main__ import app
+from train.config import TrainConfig
 from train.show import percent
 
 QUICK = ["--hidden", "8", "--epochs", "4", "--learning-rate", "0.02", "--batch-size", "16"]
@@ -504,6 +507,23 @@ def test_an_interrupt_says_how_to_go_on(manifest, cache, tmp_path: Path, monkeyp
     result = call("cv", manifest, "--task", "va", "--cache", cache.url, "--runs", tmp_path, *QUICK)
     assert result.exit_code == 130
     assert f"--resume {only_run(tmp_path)}" in result.stderr
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_the_bar_is_full_at_the_end_whenever_folds_stop(at_once: bool) -> None:
+    from train.show import CvDisplay
+
+    scores = {
+        0: [0.1, 0.5, 0.4, 0.3],
+        1: [0.1, 0.2, 0.3, 0.4, 0.5],
+    }  # only the first runs out of patience
+    rows = [(e, k, {"epoch": e + 1, "val_score": s}) for k, own in scores.items() for e, s in enumerate(own)]
+    with CvDisplay(Console(file=io.StringIO()), "video", [0, 1], TrainConfig(max_epochs=5, patience=2)) as display:
+        seen = []
+        for _, fold, row in sorted(rows, key=lambda r: r[:2]) if at_once else rows:
+            display.epoch(fold, row)
+            seen.append(display.completed)
+    assert seen == ([1, 2, 3, 4, 5, 6, 8, 9, 10] if at_once else [1, 2, 3, 5, 6, 7, 8, 9, 10])
 
 
 def test_the_working_folder_is_left_alone(trained: SimpleNamespace, working_folder: set[str]) -> None:

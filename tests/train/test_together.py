@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from train.adamw import StackedAdamW
 from train.checkpoints import build_model
 from train.config import PRESETS, Augmentation, TrainConfig
-from train.fitting import Fit
+from train.fitting import EVAL_BATCH, Fit
 from train.fold_stack import FoldStack
 from train.heads import HEADS
 from train.heads.layers import CrossAttention
@@ -298,6 +298,20 @@ def test_a_loss_that_explodes_names_its_fold(problem) -> None:
     bad = SimpleNamespace(task=p.task, features=p.features, windows=replace(p.windows, labels=labels))
     with pytest.raises(ValueError, match=r"fold 3: the training loss became (inf|nan) in epoch 1"):
         together(bad, [members[0], members[1], broken])
+
+
+def test_validation_of_many_folds_takes_the_memory_of_one(problem, monkeypatch: pytest.MonkeyPatch) -> None:
+    p = problem("va")
+    members = members_of(p, replace(CONFIG, max_epochs=1))
+    stack, taken = stack_of(p, members, monkeypatch), []
+    gather = stack.gather
+    index = torch.arange(3 * 20).reshape(3, 20) % len(p.windows)
+    whole = stack.outputs(index)
+    monkeypatch.setattr(stack, "gather", lambda part: taken.append(part.numel()) or gather(part))
+    monkeypatch.setitem(EVAL_BATCH, "cpu", 12)
+    torch.testing.assert_close(stack.outputs(index), whole)
+    assert max(taken) <= 12
+    assert sum(taken) == index.numel()
 
 
 def test_what_has_another_shape_is_refused(problem) -> None:
