@@ -43,6 +43,7 @@ from shared.cache_nodes import (
     headless_groups,
     put,
     put_group,
+    sweep_group,
 )
 from shared.cache_open import FORMAT, FORMAT_VERSION, check_root, empty_store, open_root
 from shared.cache_types import StreamData, VideoInfo
@@ -352,6 +353,8 @@ class FeatureCache:
         (node,) = self._nodes(video_id)
         # A process that writes other streams may make the group at this moment: it does so before anything below, so
         # what lies below a group that is still not there after that is a leftover.
+        if video_id not in self._begun:
+            sweep_group(self._store, path)
         leftovers = node is None and video_id not in self._begun and bool(child_names(self._store, path))
         if leftovers:
             (node,) = self._nodes(video_id)

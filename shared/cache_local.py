@@ -11,6 +11,7 @@ import shutil
 import uuid
 from contextlib import suppress
 
+PARTIAL = ".partial"
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
@@ -22,8 +23,25 @@ def write_file(path: str, value: bytes, *, exclusive: bool = False) -> None:
     Raises:
         OSError: it cannot be written; what was there before is still there.
     """
+    for _ in range(3):
+        with suppress(FileNotFoundError):  # another process took it for a leftover, or removed the folder
+            _write(path, value, exclusive)
+            return
+    _write(path, value, exclusive)
+
+
+def sweep(folder: str) -> None:
+    """Remove what killed processes have half written in a folder; whoever is writing there writes again."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        for name in os.listdir(folder):
+            if name.endswith(PARTIAL):
+                with suppress(FileNotFoundError):
+                    os.unlink(f"{folder}/{name}")
+
+
+def _write(path: str, value: bytes, exclusive: bool) -> None:
     folder, name = os.path.split(path)
-    beside = f"{folder}/{os.path.splitext(name)[0]}.{uuid.uuid4().hex}.partial"
+    beside = f"{folder}/{os.path.splitext(name)[0]}.{uuid.uuid4().hex}{PARTIAL}"
     try:
         file = os.open(beside, _NEW, 0o666)
     except FileNotFoundError:

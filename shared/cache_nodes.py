@@ -22,7 +22,7 @@ from zarr.core.sync import sync
 from zarr.storage import LocalStore, MemoryStore
 
 from shared.cache_direct import read_file
-from shared.cache_local import remove_folder, write_file
+from shared.cache_local import remove_folder, sweep, write_file
 
 METADATA = "zarr.json"
 MEND = "find all such places with: python -m extract verify, and extract again with --overwrite"
@@ -171,6 +171,13 @@ def child_names(store: Store, path: str) -> list[str]:
     if isinstance(store, LocalStore):
         return _own(_listed(store, path), ())
     return sync(_names(store, path, ()))
+
+
+def sweep_group(store: Store, path: str) -> None:
+    """Remove files that a killed process has half written at a group itself or at its array of times."""
+    if _is_local(store):
+        for folder in (f"{store.root}/{path}", f"{store.root}/{path}/pts"):
+            sweep(folder)
 
 
 def delete(store: Store, path: str) -> None:

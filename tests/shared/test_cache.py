@@ -1,6 +1,7 @@
 """The feature cache: its schema, and its promises when writers die and disks rot."""
 
 import json
+import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from zarr.storage import LocalStore
 import shared.cache_arrays
 from shared import cache_nodes
 from shared.cache import CacheError, FeatureCache, RecipeMismatch, StreamData, VideoInfo
+from shared.cache_local import sweep, write_file
 from shared.windows import WindowSpec
 
 SPEC = WindowSpec(8, 4, {"video": 4, "image": 4, "text": 2})
@@ -811,3 +813,32 @@ def test_damaged_root(full: FeatureCache, path: Path, node: str) -> None:
         FeatureCache.create(path, dataset="data", window=SPEC)
     file.write_bytes(good)
     assert FeatureCache.open(path).video_ids() == ["a", "b"]
+
+
+def test_half_written_files_of_a_killed_process_are_swept(tmp_path: Path) -> None:
+    cache = FeatureCache.create(tmp_path / "c.zarr", dataset="demo", window=SPEC)
+    video = tmp_path / "c.zarr/videos/v"
+    (video / "pts").mkdir(parents=True)
+    (video / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group", "attributes": {}}')
+    litter = [video / "zarr.0123.partial", video / "pts/zarr.4567.partial"]
+    for file in litter:
+        file.write_text("{")
+    cache.write_info("v", make_info())
+    assert not any(file.exists() for file in litter)
+    assert [name for name, _ in zarr.open_group(video, mode="r").arrays()] == ["pts"]
+
+
+def test_a_file_swept_while_it_was_written_is_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace, calls = os.replace, []
+
+    def swept_once(source: str, target: str) -> None:
+        calls.append(source)
+        if len(calls) == 1:
+            sweep(str(tmp_path))
+        replace(source, target)
+
+    monkeypatch.setattr("shared.cache_local.os.replace", swept_once)
+    write_file(str(tmp_path / "zarr.json"), b"whole")
+    assert (tmp_path / "zarr.json").read_bytes() == b"whole"
+    assert len(calls) == 2
+    assert os.listdir(tmp_path) == ["zarr.json"]
