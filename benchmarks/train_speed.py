@@ -32,9 +32,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 import torch
-import zarr
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from sections.field import BATCH, STREAMS, Items, train_plainly, wait, write_items
+from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
 from shared.cache import FeatureCache, VideoInfo
@@ -50,9 +49,8 @@ from train.tasks import TASKS
 from train.together import Member, fit_together
 
 SPEC = WindowSpec()
-STREAMS = ("video", "image", "text")
 SCALES = {"quick": (60, 3, 16), "default": (2_000, 22, 768), "affwild2": (52_000, 564, 768)}  # windows, videos, D
-FOLDS, BATCH, PER_ITEM = 5, 8, 2_000
+FOLDS, PER_ITEM = 5, 2_000
 TASK = TASKS["violence"]
 
 
@@ -100,91 +98,6 @@ def make_windows(features: Features) -> Windows:
     return build_windows(tracks, features, "majority", 0.5)
 
 
-def write_items(folder: Path, features: Features, windows: Windows, count: int) -> None:
-    """The first windows as rows of HDF5 datasets, over all videos and video by video, and as a Zarr chunk each."""
-    group = zarr.create_group(str(folder / "items.zarr"))
-    with h5py.File(folder / "items.h5", "w") as file, h5py.File(folder / "named.h5", "w") as named:
-        for stream in STREAMS:
-            values = features.banks[stream][windows.rows[stream][:count]].numpy()  # (count, T, D)
-            file[stream] = values
-            for video in np.unique(windows.track[:count]):
-                named[f"{video}/{stream}"] = values[windows.track[:count] == video]
-            array = group.create_array(
-                stream, shape=values.shape, chunks=(1, *values.shape[1:]), dtype="float16", compressors=None
-            )
-            array[...] = values
-        file["label"] = windows.labels[:count, 0]
-    with h5py.File(folder / "bulk.h5", "w") as whole, h5py.File(folder / "videos.h5", "w") as by_video:
-        for stream, bank in features.banks.items():
-            whole[stream] = bank.numpy()
-            for video, rows in features.rows[stream].items():
-                by_video[f"{video}/{stream}"] = bank[rows.min() : rows.max() + 1].numpy()
-
-
-class Items(Dataset):
-    """What the field does: one window at a time from a file that is opened once in every worker."""
-
-    def __init__(self, path: Path, windows: Windows, count: int) -> None:
-        self.path, self.labels, self._arrays = path, windows.labels[:count, 0], None
-        self._video = windows.track[:count]
-        self._row = np.arange(count) - np.searchsorted(self._video, self._video)  # within the video
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, item: int) -> tuple[dict[str, Tensor], int]:
-        if self._arrays is None:
-            opened = h5py.File(self.path) if self.path.suffix == ".h5" else zarr.open_group(str(self.path), mode="r")
-            self._arrays = opened if self.path.stem == "named" else {s: opened[s] for s in STREAMS}
-        if self.path.stem == "named":
-            found = {s: self._arrays[f"{self._video[item]}/{s}"][self._row[item]] for s in STREAMS}
-        else:
-            found = {s: np.asarray(a[item]) for s, a in self._arrays.items()}
-        return {s: torch.from_numpy(x) for s, x in found.items()}, self.labels[item]
-
-
-# ------------------------------------------------------------------ what the field does
-
-
-class PlainHead(nn.Module):
-    """The default head out of torch's own parts."""
-
-    def __init__(self, dim: int, hidden: int = 64) -> None:
-        super().__init__()
-        self.grus = nn.ModuleDict({s: nn.GRU(dim, hidden, batch_first=True) for s in STREAMS})
-        kinds = ("video", "text")
-        self.attend = nn.ModuleDict({s: nn.MultiheadAttention(hidden, 4, dropout=0.3, batch_first=True) for s in kinds})
-        self.norm = nn.ModuleDict({s: nn.LayerNorm(hidden) for s in kinds})
-        self.mlp = nn.Sequential(nn.Linear(2 * hidden, 64), nn.ReLU(), nn.Dropout(0.3), nn.Linear(64, 2))
-
-    def forward(self, streams: dict[str, Tensor]) -> Tensor:
-        h = {s: self.grus[s](streams[s])[0] for s in STREAMS}
-        seen = {s: self.attend[s](h["image"], h[s], h[s], need_weights=False)[0] for s in self.attend}
-        return self.mlp(torch.cat([self.norm[s](h["image"] + seen[s]).mean(1) for s in self.attend], dim=1))
-
-
-def train_plainly(items: Items, orders: list[np.ndarray], dim: int, workers: int, device: str) -> float:
-    """Seconds of all folds' steps, one fold after another; loaders start before the clock does."""
-    total = 0.0
-    for order in orders:
-        model = PlainHead(dim).to(device)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
-        batches = iter(DataLoader(items, BATCH, sampler=order.tolist(), num_workers=workers))
-        started = time.perf_counter()
-        for streams, labels in batches:
-            inputs = {s: x.to(device).float() for s, x in streams.items()}
-            loss = nn.functional.cross_entropy(model(inputs), labels.to(device).long())
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        _wait(device)
-        total += time.perf_counter() - started
-    return total
-
-
-# ------------------------------------------------------------------ clocks
-
-
 def interleaved(ways: dict[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
     """Seconds of every way, each way once per round, after a warm-up round."""
     for way in ways.values():
@@ -196,7 +109,7 @@ def interleaved(ways: dict[str, Callable[[], float]], repeats: int) -> dict[str,
 def clocked(work: Callable[[], object], device: str = "cpu") -> float:
     started = time.perf_counter()
     work()
-    _wait(device)
+    wait(device)
     return time.perf_counter() - started
 
 
@@ -204,11 +117,6 @@ def ratios(slow: list[float], fast: list[float]) -> tuple[float, float, float]:
     """min, median, max over rounds."""
     found = [a / b for a, b in zip(slow, fast, strict=True)]
     return min(found), statistics.median(found), max(found)
-
-
-def _wait(device: str) -> None:
-    if device != "cpu":
-        torch.cuda.synchronize()
 
 
 def _print_row(name: str, seconds: list[float], windows: int, steps: int | None = None) -> None:
@@ -385,7 +293,7 @@ def matmul_rate(device: str, size: int = 2048) -> float:
     """Operations per second of a large float32 product, best of five."""
     a, b = torch.randn(2, size, size, device=device)
     a @ b
-    _wait(device)
+    wait(device)
     return 2 * size**3 / min(clocked(lambda: a @ b, device) for _ in range(5))
 
 
