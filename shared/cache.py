@@ -350,11 +350,11 @@ class FeatureCache:
     def _begin(self, video_id: str) -> Attrs:
         """Attributes of a video's group, which is made if it is not there, and made anew if it is damaged."""
         path = f"videos/{video_id}"
-        (node,) = self._nodes(video_id)
-        # A process that writes other streams may make the group at this moment: it does so before anything below, so
-        # what lies below a group that is still not there after that is a leftover.
+        (node,) = self._nodes(video_id)  # refuses names that leave the cache
         if video_id not in self._begun:
             sweep_group(self._store, path)
+        # A process that writes other streams may make the group at this moment: it does so before anything below, so
+        # what lies below a group that is still not there after that is a leftover.
         leftovers = node is None and video_id not in self._begun and bool(child_names(self._store, path))
         if leftovers:
             (node,) = self._nodes(video_id)
