@@ -13,13 +13,13 @@ PY    := $(VENV)/bin/python
 READY := $(VENV)/.ready
 where := $(if $(ROOT),--root "$(ROOT)") $(if $(CACHE),--cache "$(CACHE)")
 
-.PHONY: help setup demo plan extract train predict report status test check bench clean
+.PHONY: help setup demo miniature plan extract train predict report status test check bench clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
 	@echo "crossgru: frozen video encoders once, GRU + cross-attention heads in minutes"; echo
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo; echo "  Options: DATASET=demo|dvd|affwild2|PATH.toml|PATH.csv|FOLDER   TASK=violence|va|expr|au   PRESET=tiny|tiny-minigpt|base|large"
+	@echo; echo "  Options: DATASET=demo|dvd|affwild2|PATH.toml|PATH.csv|FOLDER   TASK=violence|va|expr|au   PRESET=mini|tiny|tiny-minigpt|base|large"
 	@echo "           ROOT=folder of the data   CACHE=path or URL   ARGS='further options, see python -m extract run --help'"
 
 setup: $(READY) ## create .venv and install everything (versions from constraints.txt)
@@ -35,6 +35,10 @@ demo: $(READY) ## render the demo videos, extract, train both tasks, write repor
 	$(PY) -m extract run demo --preset tiny
 	$(PY) -m train cv demo --task violence
 	$(PY) -m train cv demo --task va
+
+miniature: $(READY) ## train the miniature encoders from nothing (40 minutes) and print what they mean
+	$(PY) -m extract.miniature.make
+	$(PY) -m extract.miniature.check
 
 plan: $(READY) ## what extracting DATASET would cost: frames, windows, bytes, hours
 	$(PY) -m extract plan "$(DATASET)" --preset $(PRESET) $(where) $(ARGS)

@@ -82,7 +82,7 @@ def run(
 ) -> int:
     """``extract run``."""
     signal.signal(signal.SIGTERM, as_interrupt)
-    from extract.config import find_preset, with_options
+    from extract.config import IN_ITS_WORLD, OUT_OF_ITS_WORLD, PACKAGED, find_preset, with_options
     from extract.encoders import build_encoders
     from extract.encoders.captioners import check_captioner
     from extract.encoders.captioners.quality import CaptionCounts
@@ -124,6 +124,8 @@ def run(
             err.print(f"note: stream {stream} runs on the CPU, which takes seconds per window; see README, GPU")
     if untrained:
         err.print(f"note: untrained encoders (random weights) for {', '.join(untrained)}; not a result")
+    if any(str(recipe.get("weights", "")).startswith(PACKAGED) for recipe in recipes.values()):
+        err.print(f"note: {IN_ITS_WORLD if manifest.name == 'demo' else OUT_OF_ITS_WORLD}")
     if jobs:
         try:
             with RunDisplay(err, jobs) as display:

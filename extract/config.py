@@ -10,7 +10,13 @@ from typing import Any
 from shared.names import unknown_name
 from shared.windows import WindowSpec
 
+IN_ITS_WORLD = "miniature encoders, rendered data: shows how the parts work together, nothing about real video"
+OUT_OF_ITS_WORLD = (
+    "miniature encoders, trained on rendered scenes only: these videos are out of their world, and what they make of "
+    "them (features, captions, scores) means nothing"
+)
 LONG_CAPTIONS = ("truncate", "chunk-mean")
+PACKAGED = "crossgru miniature"  # source of the weights that are part of this package
 
 
 @dataclass(frozen=True)
@@ -18,8 +24,8 @@ class VideoPrismConfig:
     """Stream "video".
 
     Attributes:
-        architecture: "tiny", "base" or "large" (extract/encoders/videoprism.py).
-        weights: path of an official ``.npz``; None downloads the published file of the architecture.
+        architecture: "tiny", "mini", "base" or "large" (extract/encoders/videoprism.py).
+        weights: path of an official ``.npz``; None takes the packaged or the published file.
         seed: random weights by this seed instead of published ones.
         dtype: "float32", "bfloat16" or "auto" (bfloat16 on a GPU).
         resize: "squash" (whole picture) or "crop" (centre square).
@@ -40,8 +46,8 @@ class ClipConfig:
     """Streams "image" and "text".
 
     Attributes:
-        model: any open_clip model name, or "tiny" for the toy of the tests.
-        weights: open_clip pretrained tag, a hub id (``hf-hub:...`` as model) or a local file.
+        model: any open_clip model name, "mini" for the miniature, or "tiny" for the toy of the tests.
+        weights: open_clip pretrained tag, a hub id (``hf-hub:...`` as model), a local file or ``PACKAGED``.
         seed: random weights by this seed instead of pretrained ones.
         dtype: "float32", "float16", "bfloat16" or "auto" (float16 on a GPU).
         batch_size: frames or captions per call.
@@ -140,6 +146,14 @@ PRESETS: Mapping[str, ExtractConfig] = MappingProxyType(
             VideoPrismConfig("tiny", seed=0, frame_batch=32, window_batch=8),
             ClipConfig("tiny", weights=None, seed=0, batch_size=32),
             CaptionerConfig("minigpt4-tiny", max_new_tokens=60),
+            thumbnails=True,
+        ),
+        # The real stack in small, trained here on rendered scenes; its weights are part of the package.
+        "mini": ExtractConfig(
+            "mini",
+            VideoPrismConfig("mini", frame_batch=32, window_batch=8),
+            ClipConfig("mini", weights=PACKAGED),
+            CaptionerConfig("minigpt4-mini", max_new_tokens=40),
             thumbnails=True,
         ),
         "base": ExtractConfig("base", captioner=CaptionerConfig("minigpt4-vicuna-7b")),

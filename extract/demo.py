@@ -26,11 +26,11 @@ from typing import Any
 import av
 import numpy as np
 
-from extract.demo_scenes import render_frames
 from extract.demo_story import Story, tell_story
+from extract.miniature.scenes import render_frames
 
 FORMAT = "crossgru-demo"
-VERSION = 1  # raise it whenever a pixel or a label changes
+VERSION = 2  # raise it whenever a pixel or a label changes
 MAX_ID = 1999
 INVALID_VA = "-5,-5"  # the official mark of a frame without valence and arousal
 log = logging.getLogger(__name__)
@@ -208,7 +208,7 @@ def render_video(root: Path, video: DemoVideo) -> None:
         stream.bit_rate = story.bit_rate
         # Without "mbtree=0" the bits of the same frames differ from run to run, even on one thread.
         stream.options = {"preset": "veryfast", "threads": "1", "mbtree": "0"}
-        for pixels in render_frames(story):
+        for pixels in render_frames(story.script):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode(None))
     os.replace(part, path)

@@ -1,34 +1,45 @@
-"""The world of the demo data set: what happens in each rendered video, before a pixel is drawn.
+"""What happens in each video of the demo data set, before a pixel is drawn, and what its labels mean.
 
+The demo plays in the world "demo" of extract/miniature/world.py, whose looks the miniature's encoders never saw. All
+videos of a scene share a ground. The labels are functions of the world's factors, frame by frame:
 
-A video shows two figures in a scene. Three latent processes, drawn independently of each other, of the scene and of
-every property of the file, are its labels:
+    violence 0 or 1       the figures cling or shake, AND they are fast, AND they are not round
+    valence  in [-1, 1]   mostly the warmth of the light, and the colour of the figures
+    arousal  in [-1, 1]   mostly their speed, and the shaking of the camera
 
-    valence  in [-1, 1]   warmth of the light and of the figures' clothes
-    arousal  in [-1, 1]   speed and strength of camera shake and light flicker (no single frame shows it), and mildly
-                          how busy the wall pattern is (a single frame does)
-    violence 0 or 1       the figures are close AND fast
+Violence is a conjunction of what a single frame shows (action, shape) and of what it does not (speed); every calm
+activity shares at least one part of it with a fight. Round figures only play.
 
-Violence is a conjunction: two of the three calm activities share one half of it (``hug``: close, slow; ``dance``: fast,
-apart), so neither closeness nor motion tells alone. Figures that meet draw the camera in; fast figures swing, pulse in
-size and brightness, and raise dust. All cues live in large structure because the demo is made for small
-untrained encoders with mean pooling, which cannot see small moving objects.
-
-Axes: F frames of a video, H height, W width.
+Axes: F frames of a video.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
 
-SIZES = ((160, 120), (176, 128), (176, 144), (192, 144), (208, 160))  # (W, H), even as yuv420p needs
+from extract.miniature.world import (
+    ACTIONS,
+    COLOURS,
+    PICTURE_SIZES,
+    SHAPES,
+    Cast,
+    Script,
+    draw_cast,
+    wander,
+)
+
 FPS = (Fraction(24), Fraction(25), Fraction(30), Fraction(30000, 1001))
-APART, HUG, DANCE, FIGHT = range(4)
-KNOT_SPACING = 120  # frames between turning points of valence and arousal: slow against a 64-frame window
-SEGMENT_FRAMES = (40, 160)  # length of one activity
+IDLE, HUG, DANCE, PLAY, FIGHT = range(5)
+SHOT_FRAMES = (40, 160)  # length of one activity
+FAST = (0.6, 0.9)  # paces of shots, between which speed does not lie for long
+SLOW = (0.1, 0.4)
+THRESHOLD = 0.5  # of speed: fast or slow
+CHEER = {"red": -1.0, "purple": -0.6, "blue": -0.2, "white": 0.2, "green": 0.6, "yellow": 1.0}
+_CLOSE, _OPEN = ("clinch", "shake"), ("rest", "approach", "part", "circle")
+_ROUND = SHAPES.index("round")
 
 
 @dataclass(frozen=True)
@@ -37,105 +48,135 @@ class Story:
 
     Attributes:
         seed, scene, index: identity; also the only source of randomness.
-        width, height: pixels.
+        script: the factors.
         fps: frames per second.
         bit_rate: target of the codec in bits/s, drawn at random so that the size of a file says nothing.
-        valence, arousal: float32 (F,) in [-1, 1].
-        activity: int8 (F,), APART, HUG, DANCE or FIGHT; the violence label is ``activity == FIGHT``.
+        activity: int8 (F,), of the shots: IDLE, HUG, DANCE, PLAY or FIGHT.
         va_valid, violence_valid: bool (F,), False where the annotation has no label.
     """
 
     seed: int
     scene: int
     index: int
-    width: int
-    height: int
+    script: Script
     fps: Fraction
     bit_rate: int
-    valence: np.ndarray
-    arousal: np.ndarray
     activity: np.ndarray
     va_valid: np.ndarray
     violence_valid: np.ndarray
 
     @property
     def num_frames(self) -> int:
-        return len(self.activity)
+        return self.script.num_frames
+
+    @property
+    def width(self) -> int:
+        return self.script.width
+
+    @property
+    def height(self) -> int:
+        return self.script.height
 
     @property
     def violence(self) -> np.ndarray:
         """uint8 (F,), 1 where the figures fight."""
-        return (self.activity == FIGHT).astype(np.uint8)
+        return violence_of(self.script)
+
+    @property
+    def valence(self) -> np.ndarray:
+        """float32 (F,) in [-1, 1]."""
+        cheer = np.array([CHEER[name] for name in COLOURS])[self.script.factor("colour")]
+        return (0.65 * self.script.warmth + 0.35 * cheer).astype(np.float32)
+
+    @property
+    def arousal(self) -> np.ndarray:
+        """float32 (F,) in [-1, 1]."""
+        return (0.65 * (2 * self.script.speed - 1) + 0.35 * (2 * self.script.camera - 1)).astype(np.float32)
+
+
+def violence_of(script: Script) -> np.ndarray:
+    """uint8 (F,), 1 where figures that are not round cling or shake at speed."""
+    close = np.isin(script.factor("action"), [ACTIONS.index(name) for name in _CLOSE])
+    return (close & (script.factor("shape") != _ROUND) & (script.speed > THRESHOLD)).astype(np.uint8)
 
 
 def tell_story(seed: int, scene: int, index: int, frames: tuple[int, int] = (200, 600)) -> Story:
-    """Draws the labels and the technical properties of one video; takes about a millisecond.
+    """Draws one video; takes about a millisecond.
 
     Args:
         seed: of the data set.
-        scene: the group the video belongs to; it changes the look, never the labels.
+        scene: the group the video belongs to; it changes the ground, never the labels.
         index: number of the video inside its scene.
         frames: least and largest number of frames; short videos are more frequent.
     """
     rng = np.random.default_rng(np.random.SeedSequence([seed, scene, index]))
     least, most = frames
     num_frames = least + round((most - least) * rng.beta(1.0, 3.0))
-    width, height = SIZES[rng.integers(len(SIZES))]
-    fps = FPS[rng.integers(len(FPS))]
-    bit_rate = int(rng.uniform(350_000, 650_000))
+    activity, shot = _schedule(num_frames, rng)
+    width, height = PICTURE_SIZES[rng.integers(len(PICTURE_SIZES))]
+    place = draw_cast("demo", np.random.default_rng(np.random.SeedSequence([seed, scene, 2**32 - 1])))
+    kinds = activity[np.searchsorted(shot, np.arange(shot[-1] + 1))]
+    pace = np.array([rng.uniform(*(SLOW if kind in (IDLE, HUG) else FAST)) for kind in kinds])[shot]
+    speed = np.clip(pace + 0.1 * wander(num_frames, rng), 0, 1)
+    script = Script(
+        width=width,
+        height=height,
+        casts=tuple(_cast(int(kind), place, rng) for kind in kinds),
+        shot=shot,
+        speed=speed.astype(np.float32),
+        camera=((_stretched(wander(num_frames, rng)) + 1) / 2).astype(np.float32),
+        warmth=_stretched(wander(num_frames, rng)).astype(np.float32),
+        seed=int(rng.integers(2**31)),
+    )
     return Story(
         seed=seed,
         scene=scene,
         index=index,
-        width=width,
-        height=height,
-        fps=fps,
-        bit_rate=bit_rate,
-        valence=_wander(num_frames, rng),
-        arousal=_wander(num_frames, rng),
-        activity=_schedule(num_frames, rng),
+        script=script,
+        fps=FPS[rng.integers(len(FPS))],
+        bit_rate=int(rng.uniform(350_000, 650_000)),
+        activity=activity,
         va_valid=_with_gaps(num_frames, rng),
         violence_valid=_with_gaps(num_frames, rng),
     )
 
 
-def _wander(num_frames: int, rng: np.random.Generator) -> np.ndarray:
-    """A smooth float32 (F,) path through random turning points that covers most of [-1, 1] in every video."""
-    num_knots = max(3, round(num_frames / KNOT_SPACING) + 1)
-    # One knot per equal slice of [-1, 1], in random order: every video has low and high stretches, so the mean of a
-    # video says nothing about it.
-    knots = (rng.permutation(num_knots) + rng.uniform(0.0, 1.0, num_knots)) / num_knots * 2 - 1
-    times = np.linspace(0, num_frames - 1, num_knots)
-    times[1:-1] += rng.uniform(-0.25, 0.25, num_knots - 2) * times[1]
-    frame = np.arange(num_frames)
-    left = np.clip(np.searchsorted(times, frame, side="right") - 1, 0, num_knots - 2)
-    part = (frame - times[left]) / (times[left + 1] - times[left])
-    ease = (1 - np.cos(np.pi * np.clip(part, 0, 1))) / 2
-    path = knots[left] + (knots[left + 1] - knots[left]) * ease
-    low, high = -rng.uniform(0.8, 1.0), rng.uniform(0.8, 1.0)
-    spread = max(float(np.ptp(path)), 1e-6)
-    return (low + (path - path.min()) / spread * (high - low)).astype(np.float32)
+def _cast(kind: int, place: Cast, rng: np.random.Generator) -> Cast:
+    """Who does it: a cast of the demo's world on the ground of a scene."""
+    cast = draw_cast("demo", rng)
+    action = rng.choice(_OPEN if kind in (IDLE, DANCE) else _CLOSE)
+    angular = int(rng.choice([index for index in range(len(SHAPES)) if index != _ROUND]))
+    shape = {PLAY: _ROUND, FIGHT: angular, HUG: angular}.get(kind, cast.shape)
+    looks = cast.looks[:3] + place.looks[3:]
+    return replace(cast, action=ACTIONS.index(str(action)), shape=shape, ground=place.ground, looks=looks)
 
 
-def _schedule(num_frames: int, rng: np.random.Generator) -> np.ndarray:
-    """Activities int8 (F,): fights and calm segments in turn, about 45 % of the frames fights in every video."""
-    short, long = (min(length, max(num_frames // 2, 4)) for length in SEGMENT_FRAMES)
+def _stretched(path: np.ndarray) -> np.ndarray:
+    """A path (F,) that covers most of [-1, 1] in every video, so that a video's mean says nothing."""
+    return 0.95 * (2 * (path - path.min()) / max(float(np.ptp(path)), 1e-6) - 1)
+
+
+def _schedule(num_frames: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Activities int8 (F,) and number of the shot int32 (F,): about 45 % of the frames fights in every video."""
+    short, long = (min(length, max(num_frames // 2, 4)) for length in SHOT_FRAMES)
     fights_first = bool(rng.integers(2))
-    activity = np.zeros(num_frames, np.int8)
+    activity, shot = np.zeros(num_frames, np.int8), np.zeros(num_frames, np.int32)
     for _ in range(1000):
-        calm = list(rng.permutation([APART, HUG, DANCE]))
-        fight, start = fights_first, 0
+        calm = list(rng.permutation([IDLE, HUG, DANCE, PLAY]))
+        fight, start, number = fights_first, 0, 0
         while start < num_frames:
             stop = start + int(rng.integers(short, long + 1))
             if num_frames - stop < short:
                 stop = num_frames
-            activity[start:stop] = FIGHT if fight else calm[0]
+            activity[start:stop], shot[start:stop] = FIGHT if fight else calm[0], number
             if not fight:
                 calm = calm[1:] + calm[:1]
-            start, fight = stop, not fight
+            start, fight, number = stop, not fight, number + 1
         if 0.35 <= float(np.mean(activity == FIGHT)) <= 0.55:
             break
-    return activity
+    if rng.integers(2):  # or a video's last shot, which may be the longest, would tell
+        activity, shot = activity[::-1].copy(), (shot[-1] - shot[::-1]).copy()
+    return activity, shot
 
 
 def _with_gaps(num_frames: int, rng: np.random.Generator) -> np.ndarray:

@@ -55,7 +55,9 @@ def _diagnose_minigpt(console: Console, config: CaptionerConfig) -> int:
 
     variant = find_variant(config.name)
     findings = inspect(variant, config.weights)
-    if variant.trained or config.weights:
+    if variant.packaged and not config.weights:
+        console.print(f"{variant.name}: part of this package, unpacked on first use")
+    elif variant.trained or config.weights:
         console.print(f"{variant.name}: files in {weights_folder(config.weights)}")
     else:
         console.print(f"{variant.name}: a toy with random weights, made on first use")

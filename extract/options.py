@@ -12,7 +12,7 @@ Root = Annotated[Path | None, typer.Option(help="Where the data is, if not where
 Cache = Annotated[str | None, typer.Option(help="Cache path or fsspec URL. [default: caches/DATASET.zarr]")]
 Preset = Annotated[
     str | None,
-    typer.Option(help="tiny, tiny-minigpt (untrained toys, no download), base or large. [default: base]"),
+    typer.Option(help="mini (small, trained), tiny, tiny-minigpt (untrained), base or large. [default: base]"),
 ]
 Like = Annotated[
     str | None, typer.Option(help="Take preset and options from another cache, or the cache of another DATASET.")
@@ -67,5 +67,5 @@ LongCaptions = Annotated[
     str | None, typer.Option(help="Beyond CLIP's 77 tokens: truncate or chunk-mean. [default: truncate]")
 ]
 Thumbnails = Annotated[
-    bool | None, typer.Option(help="Keep a small picture of every captioned frame. [default: only with tiny]")
+    bool | None, typer.Option(help="Keep a small picture of every captioned frame. [default: only with mini and tiny]")
 ]

@@ -16,7 +16,10 @@ STAGES = ("extract", "train", "shared")
 # From top to bottom. A module imports only from layers below its own, never from its own; "a.*" is a whole package.
 LAYERS: dict[str, list[set[str]]] = {
     "extract": [
-        {"extract.__main__"},
+        {"extract.__main__", "extract.miniature.make", "extract.miniature.check"},
+        {"extract.miniature.train_minigpt"},
+        {"extract.miniature.train_clip", "extract.miniature.train_videoprism"},
+        {"extract.miniature.optimize", "extract.miniature.dataset", "extract.miniature.keeping"},
         {"extract.caption_commands", "extract.doctor", "extract.plan_commands", "extract.options"},
         {"extract.commands"},
         {"extract.show_plan"},
@@ -25,7 +28,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"extract.calibrate"},
         {"extract.cost"},
         {"extract.dataset_doctor"},
-        {"extract.pipeline", "extract.recaption", "extract.demo_scenes"},
+        {"extract.pipeline", "extract.recaption"},
         {"extract.demo_story", "extract.caption_files"},
         {"extract.assemble"},
         {"extract.decode", "extract.plan"},
@@ -69,8 +72,12 @@ LAYERS: dict[str, list[set[str]]] = {
             "extract.encoders.parts",
             "extract.encoders.quiet",
         },
+        {"extract.encoders.packaged"},
         {"extract.video"},
         {"extract.config"},
+        {"extract.miniature.scenes", "extract.miniature.sentences"},
+        {"extract.miniature.world"},
+        {"extract.miniature"},
         {"extract"},
     ],
     "train": [
@@ -117,9 +124,9 @@ LAYERS: dict[str, list[set[str]]] = {
 EVERYWHERE_IN_SHARED = {"numpy", "pandas", "zarr", "shared", "google_crc32c"}  # the last is zarr's own checksum
 # Library -> the only modules that import it.
 ONLY_IN = {
-    "jax": "extract.encoders",
-    "open_clip": "extract.encoders",
-    "transformers": "extract.encoders",
+    "jax": ("extract.encoders", "extract.miniature"),
+    "open_clip": ("extract.encoders", "extract.miniature"),
+    "transformers": ("extract.encoders", "extract.miniature"),
     "openai": "extract.encoders.captioners.endpoint",
     "av": ("extract.video", "extract.demo"),
 }

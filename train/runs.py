@@ -51,6 +51,7 @@ RESUME_KEYS = (
     "permuted",
     "folds",
 )
+MINIATURE = "crossgru miniature"  # how recipes of extract/ call the weights that are part of the package
 CONFIG_KEYS = (*RESUME_KEYS, "cache", "recipes", "untrained", "notes", "videos", "sources")
 
 
@@ -128,6 +129,8 @@ def run_facts(
     notes = [manifest.note] if manifest.note else []
     if untrained:
         notes.append(f"untrained encoders ({', '.join(untrained)}): random weights, not a result")
+    if any(str(recipe.get("weights", "")).startswith(MINIATURE) for recipe in features.recipes.values()):
+        notes.append("miniature encoders, trained on rendered scenes: figures of theirs say nothing about real video")
     if permuted:
         notes.append("labels were permuted across groups: a control that must score chance")
     if unused := [t.name for t, fold in zip(tracks, folds, strict=True) if fold == UNUSED]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import cached_property, lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -21,9 +22,10 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torchvision.transforms import Compose, Normalize, ToTensor
 
-from extract.config import ClipConfig
+from extract.config import PACKAGED, ClipConfig
 from extract.encoders.contract import Rows
 from extract.encoders.digests import state_digest
+from extract.encoders.packaged import packaged_folder
 from extract.encoders.parts import InParts
 from shared.names import unknown_name
 
@@ -32,6 +34,12 @@ MAX_ASPECT = 64
 TINY: dict[str, Any] = {
     "embed_dim": 64,
     "vision_cfg": {"image_size": 64, "layers": 2, "width": 64, "head_width": 16, "patch_size": 16},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 4, "layers": 2},
+}
+# Trained here on rendered scenes (extract/miniature).
+MINI: dict[str, Any] = {
+    "embed_dim": 64,
+    "vision_cfg": {"image_size": 72, "layers": 4, "width": 128, "head_width": 32, "patch_size": 12},
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 4, "layers": 2},
 }
 
@@ -56,7 +64,7 @@ class ClipModel:
     def tokenizer(self) -> Any:
         """Text -> token ids; made on use, because some models' tokenizers are a download of their own."""
         name = self.config.model
-        return open_clip.SimpleTokenizer() if name == "tiny" else open_clip.get_tokenizer(name)
+        return open_clip.SimpleTokenizer() if name in TOYS else open_clip.get_tokenizer(name)
 
     @cached_property
     def dim(self) -> int:
@@ -144,6 +152,10 @@ class ClipImageEncoder:
         }
 
 
+TOYS = {"tiny": TINY, "mini": MINI}
+MINI_FILE = "clip_mini.pt"
+
+
 def split_transform(model: torch.nn.Module) -> tuple[list[Any], Normalize]:
     """open_clip's evaluation transform as (steps on pictures, normalisation of tensors in [0, 1])."""
     transform = model_transform(model)
@@ -170,13 +182,18 @@ def load_clip(config: ClipConfig) -> ClipModel:
 
 def _create(config: ClipConfig) -> torch.nn.Module:
     known = open_clip.list_models()
-    if config.model != "tiny" and ":" not in config.model and config.model.replace("/", "-") not in known:
+    if config.model not in TOYS and ":" not in config.model and config.model.replace("/", "-") not in known:
         raise ValueError(unknown_name("CLIP model", config.model, known))
     if config.seed is None:
         try:
             with warnings.catch_warnings():
                 # Only a warning to open_clip, but every feature would be wrong.
                 warnings.filterwarnings("error", message="QuickGELU mismatch")
+                if config.model in TOYS:
+                    return load_toy(
+                        config.model,
+                        packaged_folder() / MINI_FILE if config.weights == PACKAGED else Path(str(config.weights)),
+                    )
                 return open_clip.create_model(config.model, pretrained=config.weights)
         except UserWarning as error:
             raise ValueError(
@@ -191,10 +208,24 @@ def _create(config: ClipConfig) -> torch.nn.Module:
             ) from error
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        if config.model != "tiny":
+        if config.model not in TOYS:
             return open_clip.create_model(config.model, pretrained=None)
-        model = open_clip.CLIP(**TINY)
-        return _enliven(model)
+        return _enliven(build_toy(config.model))
+
+
+def build_toy(name: str) -> open_clip.CLIP:
+    """A model of ``TOYS`` with open_clip's own start; the miniature sees the whole picture, as its captioner does."""
+    model = open_clip.CLIP(**TOYS[name])
+    if name == "mini":
+        model.visual.preprocess_cfg = asdict(PreprocessCfg(size=model.visual.image_size, resize_mode="squash"))
+    return model
+
+
+def load_toy(name: str, path: Path) -> open_clip.CLIP:
+    """The same with weights: a state dict of open_clip."""
+    model = build_toy(name)
+    open_clip.load_checkpoint(model, str(path))
+    return model
 
 
 def _enliven(model: torch.nn.Module) -> torch.nn.Module:

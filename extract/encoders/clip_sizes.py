@@ -8,7 +8,7 @@ from typing import Any
 
 import open_clip
 
-from extract.encoders.clip import TINY
+from extract.encoders.clip import TOYS
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class ClipSizes:
 
 def clip_config(model: str) -> Mapping[str, Any] | None:
     """open_clip's configuration of a model, or None if it has none of that name (models of the hub)."""
-    return TINY if model == "tiny" else open_clip.get_model_config(model)
+    return TOYS[model] if model in TOYS else open_clip.get_model_config(model)
 
 
 def clip_dim(model: str) -> int | None:

@@ -123,7 +123,7 @@ def here_and_now(config: CaptionerConfig) -> tuple[CaptionerConfig | None, str]:
         folder = find_cached(config)
         missing = "the files of this captioner are not here, and nothing is downloaded"
         return (replace(config, weights=str(folder)), "") if folder is not None else (None, missing)
-    if config.name in VARIANTS and VARIANTS[config.name].trained:
+    if config.name in VARIANTS and VARIANTS[config.name].trained and not VARIANTS[config.name].packaged:
         variant = VARIANTS[config.name]
         if not torch.cuda.is_available():
             return None, "it is made for a GPU, and there is none"

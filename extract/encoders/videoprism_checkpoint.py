@@ -15,6 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
+from extract.config import PACKAGED
+from extract.encoders.packaged import packaged_folder
+
 _ROOT = "params/"
 _NESTED = "params/vision_encoder/"  # where the video-text ("lvt") checkpoints keep the same encoder
 # The encoder's own top-level modules: an unknown array inside one of them would change the numbers if it were ignored.
@@ -53,7 +56,7 @@ class Architecture:
         num_frames: T0, rows of the temporal position table.
         grid: patches per side, so the spatial position table has ``grid ** 2`` rows.
         patch: side of a patch in pixels.
-        repository: Hugging Face repository of the published weights, "" if there are none.
+        repository: Hugging Face repository of the published weights, ``PACKAGED``, or "" if there are none.
         filename: file within the repository.
     """
 
@@ -87,7 +90,18 @@ class Architecture:
 ARCHITECTURES = {
     "tiny": Architecture(
         width=64, heads=4, mlp=128, spatial_layers=2, temporal_layers=2, num_frames=16, grid=4
-    ),  # 72 px, for tests and the demo; never published
+    ),  # 72 px, for tests; never published
+    "mini": Architecture(
+        width=128,
+        heads=4,
+        mlp=256,
+        spatial_layers=3,
+        temporal_layers=2,
+        num_frames=16,
+        grid=4,
+        repository=PACKAGED,
+        filename="videoprism_mini.npz",
+    ),  # 72 px, trained here (extract/miniature)
     "base": Architecture(
         width=768,
         heads=12,
@@ -267,6 +281,8 @@ def resolve_checkpoint(weights: str | None, arch: Architecture) -> Path:
         raise CheckpointError(
             "no weights are published for this architecture: give a seed, or the path of a checkpoint"
         )
+    if arch.repository == PACKAGED:
+        return packaged_folder() / arch.filename
     try:
         import huggingface_hub  # only a download needs it
 

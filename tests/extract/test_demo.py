@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from extract.demo import DemoVideo, format_va, format_violence, plan_demo, render_demo, render_video
-from extract.demo_scenes import render_frames
-from extract.demo_story import APART, DANCE, FIGHT, HUG
+from extract.demo_story import DANCE, FIGHT, HUG, IDLE, PLAY
+from extract.miniature.scenes import render_frames
 
 SMALL = {"num_scenes": 2, "videos_per_scene": 2, "frames": (24, 40)}
 
@@ -108,7 +108,7 @@ def test_a_video_does_not_depend_on_the_others() -> None:
     many = {v.group + str(v.story.index): v.story for v in plan_demo(num_scenes=3, videos_per_scene=4, frames=(24, 40))}
     for name, story in few.items():
         np.testing.assert_array_equal(story.valence, many[name].valence)
-        np.testing.assert_array_equal(next(render_frames(story)), next(render_frames(many[name])))
+        np.testing.assert_array_equal(next(render_frames(story.script)), next(render_frames(many[name].script)))
 
 
 def test_another_seed_is_another_data_set() -> None:
@@ -193,22 +193,24 @@ def test_size_of_the_full_set(full: list[DemoVideo]) -> None:
 def test_labels_change_inside_every_video(full: list[DemoVideo]) -> None:
     for story in (video.story for video in full):
         assert 0.35 <= story.violence.mean() <= 0.55
+        inside = np.diff(story.script.shot) == 0
         for path in (story.valence, story.arousal):
-            assert path.min() <= -0.79
-            assert path.max() >= 0.79
-            assert np.abs(np.diff(path)).max() < 0.1  # smooth
-        edges = np.flatnonzero(np.diff(story.activity)) + 1
+            assert np.abs(path).max() <= 1
+            assert np.ptp(path) > 0.5
+            assert np.abs(np.diff(path)[inside]).max() < 0.1  # smooth but for cuts
+        edges = np.flatnonzero(np.diff(story.script.shot)) + 1
         lengths = np.diff([0, *edges, story.num_frames])
         assert lengths.min() >= 40
         assert lengths.max() < 200
 
 
-def test_violence_is_not_closeness_nor_motion_alone(full: list[DemoVideo]) -> None:
-    share = np.bincount(np.concatenate([video.story.activity for video in full]), minlength=4)
-    share = share / share.sum()
-    assert 0.42 < share[FIGHT] < 0.48
-    for calm in (APART, HUG, DANCE):
-        assert share[calm] > 0.1
+def test_violence_is_none_of_its_parts_alone(full: list[DemoVideo]) -> None:
+    activity = np.concatenate([video.story.activity for video in full])
+    share = np.bincount(activity, minlength=5) / len(activity)
+    assert 0.42 < share[FIGHT] < 0.50
+    for calm in (IDLE, HUG, DANCE, PLAY):  # each lacks a part, and each part is there in one
+        assert share[calm] > 0.08
+    np.testing.assert_array_equal(activity == FIGHT, np.concatenate([video.story.violence for video in full]))
 
 
 def test_every_scene_has_the_same_share_of_violence(full: list[DemoVideo]) -> None:
@@ -236,11 +238,12 @@ def test_nothing_outside_the_pixels_tells_the_labels() -> None:
             assert abs(correlation) < 0.15, f"{name} tells {label}: r = {correlation:.2f} over {len(videos)} videos"
 
 
-def test_labels_are_independent_of_each_other_and_of_the_time_in_the_video() -> None:
+def test_labels_are_independent_of_the_time_in_the_video_and_valence_of_the_others() -> None:
     stories = [video.story for seed in range(12) for video in plan_demo(seed=seed)]
     time = np.concatenate([np.linspace(0, 1, story.num_frames) for story in stories])
     columns = [np.concatenate([getattr(s, label) for s in stories]) for label in ("violence", "valence", "arousal")]
     correlation = np.corrcoef([time, *columns]) - np.eye(4)
+    correlation[1, 3] = correlation[3, 1] = 0  # fights are fast, and so arouse
     assert np.abs(correlation).max() < 0.1
 
 

@@ -24,7 +24,7 @@ from extract.encoders.minigpt.llm import QUANTIZERS, check_quantize, load_llm
 from extract.encoders.minigpt.memory import check_cpu
 from extract.encoders.minigpt.prompt import conversation, cut_answer, decode, load_tokenizer, stop_sequences, tokenize
 from extract.encoders.minigpt.remote import RemoteGenerator, read_embeddings
-from extract.encoders.minigpt.tiny import tiny_folder
+from extract.encoders.minigpt.tiny import own_folder
 from extract.encoders.minigpt.variants import find_variant
 from extract.encoders.minigpt.vision import MiniGptVision
 from extract.encoders.parts import InParts, first_line
@@ -64,10 +64,7 @@ class MiniGptCaptioner:
         self.batch_size = CALL_FACTOR * config.batch_size
         self._decoding = decoding_of(config.decoding, max_new_tokens=config.max_new_tokens, seed=config.seed)
         text = conversation(self.variant, config.prompt)
-        weights = config.weights
-        if weights is None and not self.variant.trained:
-            weights = str(tiny_folder(self.variant))
-        files = find_files(self.variant, weights)
+        files = find_files(self.variant, config.weights or own_folder(self.variant))
         self._tokenizer = load_tokenizer(files.llm)
         self.prompt = tokenize(self._tokenizer, text)
         self.vision = MiniGptVision.from_original(files.eva, files.blip2, files.checkpoint, self.variant)
@@ -183,7 +180,7 @@ def check_config(config: CaptionerConfig) -> None:
         if variant.lora_scale is not None or config.quantize is not None:
             what = f"captioner {variant.name}" if variant.lora_scale is not None else "--caption-quantize"
             raise ValueError(f"{what} does not go with --caption-server, whose weights are as they are served")
-    if variant.trained or config.weights is not None:
+    if config.weights is not None or (variant.trained and not variant.packaged):
         check_files(variant, config.weights)
     if config.server is None and not torch.cuda.is_available():
         width = _dtype(config.dtype, "cpu").itemsize

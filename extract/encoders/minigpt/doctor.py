@@ -9,7 +9,7 @@ from extract.encoders.minigpt.checkpoint import bridge_tensors, read_file
 from extract.encoders.minigpt.files import Part, existing_folder, find_cached, parts_of
 from extract.encoders.minigpt.llm import check_folder, check_weights
 from extract.encoders.minigpt.prompt import load_tokenizer
-from extract.encoders.minigpt.tiny import tiny_folder
+from extract.encoders.minigpt.tiny import own_folder
 from extract.encoders.minigpt.variants import Variant
 from extract.encoders.minigpt.vision import check_qformer, check_vision
 
@@ -51,7 +51,7 @@ def inspect(variant: Variant, weights: str | None) -> list[Finding]:
     Raises:
         CheckpointError: the given folder is not there.
     """
-    folder = existing_folder(weights) if variant.trained or weights else tiny_folder(variant)
+    folder = existing_folder(weights or own_folder(variant))
     findings = []
     for part in parts_of(variant):
         path, on_hub = part.find(folder), part.repo is not None

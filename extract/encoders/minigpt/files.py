@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from extract.encoders.minigpt.checkpoint import CheckpointError, blip2_shards
 from extract.encoders.minigpt.variants import BLIP2, BLIP2_REPO, EVA, Published, Variant
+from extract.encoders.packaged import weights_home
 
 # What besides the weights decides a language model's words; generation_config.json is not used.
 SETTINGS = (
@@ -63,11 +63,6 @@ class Files:
         weights = sorted(self.llm.glob("*.safetensors")) or sorted(self.llm.glob("*.bin"))
         settings = [p for name in SETTINGS if (p := self.llm / name).is_file()]
         return roles | {"language model": weights, "its settings and tokenizer": settings}
-
-
-def weights_home() -> Path:
-    """Where downloads and toys are kept: ``$XDG_CACHE_HOME/crossgru``, by default ``~/.cache/crossgru``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "crossgru"
 
 
 def weights_folder(weights: str | None) -> Path:

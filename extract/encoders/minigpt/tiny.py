@@ -15,8 +15,8 @@ from pathlib import Path
 
 import torch
 
-from extract.encoders.minigpt.files import weights_home
 from extract.encoders.minigpt.variants import BLIP2, EVA, Variant
+from extract.encoders.packaged import packaged_folder, weights_home
 from extract.encoders.quiet import quiet
 
 VERSION = 1
@@ -123,6 +123,13 @@ def write_llm(folder: Path, variant: Variant, seed: int = 0) -> None:
         llm.save_pretrained(folder)
     (folder / "tokenizer.model").write_bytes(_tokenizer(size.vocabulary))
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer"}))
+
+
+def own_folder(variant: Variant) -> str | None:
+    """Where the files of a variant are that needs no download: the miniature's, and the toys'; None for others."""
+    if variant.packaged:
+        return str(packaged_folder())
+    return None if variant.trained else str(tiny_folder(variant))
 
 
 def tiny_folder(variant: Variant) -> Path:

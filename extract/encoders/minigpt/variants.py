@@ -102,6 +102,7 @@ class Variant:
         stops: token sequences that end an answer besides the end-of-text token.
         checkpoint: file with llama_proj (and LoRA); ``llm``: folder with the language model.
         trained: False for the toys, whose weights are random.
+        packaged: its files are part of this package.
     """
 
     name: str
@@ -117,6 +118,7 @@ class Variant:
     question: str = DESCRIBE
     stops: tuple[tuple[str, ...], ...] = (("▁###",), ("##", "#"))
     trained: bool = True
+    packaged: bool = False
 
     @property
     def num_patches(self) -> int:
@@ -174,6 +176,19 @@ _TINY = Variant(
     llm_size=LlmSize(width=64, num_layers=3, mlp=128, num_heads=4, vocabulary=512),
     trained=False,
 )
+# Trained here on rendered scenes (extract/miniature), in the format of the Llama 2 variant.
+_MINI = Variant(
+    "minigpt4-mini",
+    Published("minigpt4_mini.pth", "part of this package", 0.0),
+    Published("llama-mini", "part of this package", 0.0),
+    image_size=72,
+    vision=VisionSize(width=128, num_blocks=4, num_heads=4, mlp=256, patch=12, table=6),
+    qformer=None,
+    llm_size=LlmSize(width=128, num_layers=2, mlp=256, num_heads=4, vocabulary=512),
+    template=LLAMA2_TEMPLATE,
+    stops=(),
+    packaged=True,
+)
 _ALL = (
     _MINIGPT4_7B,
     replace(
@@ -200,6 +215,7 @@ _ALL = (
         template=V2_TEMPLATE,
         question="[caption] please describe this image?",
     ),
+    _MINI,
     _TINY,
     replace(
         _TINY,

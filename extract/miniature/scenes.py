@@ -1,0 +1,242 @@
+"""How the miniature's world is drawn: ground, camera, light and figures.
+
+Only numpy and PIL, so that a worker process starts fast. Axes: F frames of a video, K figures, H height, W width.
+"""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from extract.miniature.world import ACTIONS, COLOURS, COUNTS, GROUNDS, SHAPES, SIZES, Cast, Script
+
+GRAIN_ROWS = 40  # more than the picture has: frames take their grain from different places
+SUPERSAMPLE = 2  # figures are drawn this much larger and reduced, for smooth edges
+MARGIN = 1.3  # ground canvas over picture: the room in which the camera shakes
+HUES = {"red": 0.0, "green": 0.36, "blue": 0.61, "yellow": 0.145, "purple": 0.80}
+HEIGHTS = {"small": 0.36, "large": 0.56}  # of figures, over the picture's height
+CYCLES = (0.006, 0.075)  # of a figure's motion per frame, at speed 0 and 1
+APART = 0.33  # half the width of the group at rest, over the picture's width
+CLOSE = 0.38  # distance between neighbours that cling, over their height
+
+
+@dataclass(frozen=True)
+class Poses:
+    """Figures of one shot, float64; places are shares of the picture's height, from its centre.
+
+    Attributes:
+        x, y: (F, K) foot points.
+        inner, outer: (F, K) angles in radians of the arm towards the middle of the group and of the other one, up from
+            straight down.
+        lean: (F, K) of the body towards the middle, shares of its height.
+        stride: (F, K) of the legs in [-1, 1].
+        side: (F, K) 1 where the middle is on the right of the figure, else -1.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    inner: np.ndarray
+    outer: np.ndarray
+    lean: np.ndarray
+    stride: np.ndarray
+    side: np.ndarray
+
+
+def pose(cast: Cast, speed: np.ndarray, aspect: float) -> Poses:
+    """Where the figures of a shot are and how they hold themselves.
+
+    Args:
+        cast: of the shot.
+        speed: (F,) in its frames.
+        aspect: width over height of the picture.
+    """
+    rng = np.random.default_rng(cast.seed)
+    count, action = COUNTS[cast.count], ACTIONS[cast.action]
+    low, high = CYCLES
+    tempo = rng.uniform(0.9, 1.1, count)
+    cycles = np.cumsum(low + (high - low) * speed.astype(float))[:, None]  # (F, 1) of the group
+    own = 2 * np.pi * (cycles * tempo + rng.random(count))  # (F, K), each figure's own phase
+    place = np.linspace(-1, 1, count) + rng.uniform(-0.08, 0.08, count)  # (K,) from left to right
+    depth = rng.uniform(-0.045, 0.045, count)
+    near = CLOSE * HEIGHTS[SIZES[cast.size]] * (count - 1) / 2
+    far = APART * aspect * rng.uniform(0.85, 1.05)
+    swing = np.sin(own)
+    x, y = far * place + np.zeros_like(own), depth + np.zeros_like(own)
+    inner, outer, lean, stride = (np.zeros_like(own) for _ in range(4))
+    share = (0.45 * cycles + rng.random()) % 1  # (F, 1) of the way, over and over
+    match action:
+        case "rest":
+            x, inner, outer = x + 0.012 * swing, inner + 0.25 + 0.1 * swing, outer + 0.25 - 0.1 * swing
+            lean = 0.05 * swing
+        case "approach" | "part":
+            inwards = action == "approach"
+            spread = near * 1.3 + (far - near * 1.3) * ((1 - share) if inwards else share)
+            x, stride = spread * place + 0.008 * swing, swing
+            ahead, behind = 1.45 + 0.15 * swing, 0.2 + 0.15 * swing
+            inner, outer = (ahead, behind) if inwards else (behind, ahead)
+            lean = lean + (0.12 if inwards else -0.12)
+        case "circle":
+            turn = 2 * np.pi * (0.4 * cycles + rng.random()) * rng.choice([-1, 1])
+            angle = turn + 2 * np.pi * np.arange(count) / count  # (F, K)
+            x, y, stride = 0.85 * far * np.cos(angle), 0.11 * np.sin(angle), swing
+            inner, outer = inner + 1.57 + 0.12 * swing, outer + 1.57 - 0.12 * swing
+        case "clinch":
+            x = near * place + 0.03 * np.sin(own[:, :1])
+            y = y + 0.015 * np.cos(own[:, :1])
+            inner, outer, lean = inner + 1.2 + 0.2 * swing, outer + 0.5, 0.10 + 0.05 * swing
+        case "shake":
+            x, y = 0.75 * far * place + 0.035 * swing, y + 0.02 * np.cos(2 * own)
+            inner, outer, stride = inner + 2.6 + 0.3 * swing, outer + 2.6 - 0.3 * swing, 0.5 * swing
+    x = x + rng.uniform(-0.06, 0.06)
+    side = np.where(x < x.mean(axis=1, keepdims=True), 1.0, -1.0)
+    if action in ("approach", "part", "rest", "clinch", "shake"):
+        side = np.broadcast_to(np.where(place + 1e-3 * rng.normal(size=count) < 0, 1.0, -1.0), x.shape)
+    return Poses(x, y, inner, outer, lean, stride, side)
+
+
+def render_frames(script: Script, frames: Sequence[int] | None = None) -> Iterator[np.ndarray]:
+    """Yields frames of a script, uint8 RGB (H, W, 3), all or the ones that are asked for; the same on every call."""
+    rng = np.random.default_rng(script.seed)
+    width, height = script.width, script.height
+    shake = _camera_path(script, rng)
+    grain = rng.uniform(2, 4) * rng.standard_normal((height + GRAIN_ROWS, width, 1), np.float32)
+    offsets = rng.integers(GRAIN_ROWS, size=script.num_frames)
+    exposure = rng.uniform(0.85, 1.0)
+    tints = exposure * np.exp(script.warmth[:, None] * np.array([0.24, 0.02, -0.30]))
+    stages: dict[int, tuple[Image.Image, Poses, int]] = {}
+    for t in range(script.num_frames) if frames is None else frames:
+        shot = int(script.shot[t])
+        if shot not in stages:
+            cast, start = script.casts[shot], int(np.argmax(script.shot == shot))
+            speed = script.speed[script.shot == shot]
+            stages[shot] = (draw_ground(cast, width, height), pose(cast, speed, width / height), start)
+        ground, poses, start = stages[shot]
+        image = _look(ground, shake[t], width, height)
+        figures = _draw_figures(script.casts[shot], poses, t - start, shake[t], width, height)
+        image.paste(figures, (0, 0), figures)
+        pixels = np.asarray(image, np.float32) * tints[t].astype(np.float32)
+        pixels += grain[offsets[t] : offsets[t] + height]
+        yield np.clip(pixels, 0, 255, out=pixels).astype(np.uint8)
+
+
+def figure_colour(cast: Cast) -> np.ndarray:
+    """RGB float64 (3,) in the shade of the cast's world."""
+    hue, light, saturation = (2 * value - 1 for value in cast.looks[:3])
+    name = COLOURS[cast.colour]
+    if name == "white":
+        return np.array(colorsys.hls_to_rgb((hue + 1) / 2, 0.90 + 0.06 * light, 0.15)) * 255
+    reach = 0.025 if name in ("red", "yellow") else 0.04
+    return (
+        np.array(colorsys.hls_to_rgb((HUES[name] + reach * hue) % 1, 0.50 + 0.09 * light, 0.75 + 0.15 * saturation))
+        * 255
+    )
+
+
+def draw_ground(cast: Cast, width: int, height: int) -> Image.Image:
+    """The ground of a shot, ``MARGIN`` times the picture."""
+    period, angle, contrast, grey = cast.looks[3:7]
+    wide, high = round(width * MARGIN), round(height * MARGIN)
+    y, x = np.mgrid[0:high, 0:wide].astype(np.float32) / np.float32(height)
+    kind = GROUNDS[cast.ground]
+    turn = angle * np.pi
+    frequency = 3.5 + 3 * period
+    u = frequency * (x * np.cos(turn) + y * np.sin(turn))
+    v = frequency * (y * np.cos(turn) - x * np.sin(turn))
+    match kind:
+        case "striped":
+            pattern = np.sign(np.sin(2 * np.pi * u))
+        case "checked":
+            pattern = np.sign(np.sin(np.pi * u) * np.sin(np.pi * v))
+        case "dotted":
+            pattern = np.where((u % 1 - 0.5) ** 2 + (v % 1 - 0.5) ** 2 < 0.07, 1.3, -0.3)
+        case _:
+            pattern = 0.3 * (y - y.mean())
+    tint = np.array(colorsys.hls_to_rgb(cast.looks[7], 0.5, 0.12)) * 2
+    pixels = (75 + 50 * grey) * tint + ((10 + 9 * contrast) * pattern)[..., None]
+    return Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
+
+
+def _camera_path(script: Script, rng: np.random.Generator) -> np.ndarray:
+    """float64 (F, 2): shift of the picture in shares of its height; shakes more and faster the larger ``camera`` is."""
+    strength = script.camera.astype(float)[:, None]
+    rate = 0.01 + 0.09 * strength
+    tempo = rng.uniform(0.8, 1.2, (1, 2)) * (1 + 0.2 * rng.uniform(-1, 1, (script.num_frames, 2)))
+    waves = np.sin(2 * np.pi * (np.cumsum(rate * tempo, axis=0) + rng.random((1, 2))))
+    return waves * (0.01 + 0.07 * strength)
+
+
+def _look(ground: Image.Image, shift: np.ndarray, width: int, height: int) -> Image.Image:
+    """The part of the ground that the camera sees."""
+    left = (ground.width - width) / 2 - shift[0] * height
+    top = (ground.height - height) / 2 - shift[1] * height
+    return ground.resize((width, height), Image.Resampling.BILINEAR, (left, top, left + width, top + height))
+
+
+def _draw_figures(cast: Cast, poses: Poses, t: int, shift: np.ndarray, width: int, height: int) -> Image.Image:
+    """RGBA picture of all figures of frame ``t`` of a shot, those in front last."""
+    layer = Image.new("RGBA", (width * SUPERSAMPLE, height * SUPERSAMPLE))
+    pen = ImageDraw.Draw(layer)
+    unit = height * SUPERSAMPLE
+    size = HEIGHTS[SIZES[cast.size]] * unit
+    colour = figure_colour(cast)
+    middle_y = 0.5 + 0.5 * HEIGHTS[SIZES[cast.size]]
+    for k in np.argsort(poses.y[t]):
+        foot = (
+            layer.width / 2 + (poses.x[t, k] + shift[0]) * unit,
+            (middle_y + poses.y[t, k] + shift[1]) * unit,
+        )
+        limbs = [float(value[t, k]) for value in (poses.inner, poses.outer, poses.lean, poses.stride, poses.side)]
+        _draw_figure(pen, foot, size, SHAPES[cast.shape], limbs, colour)
+    return layer.reduce(SUPERSAMPLE)
+
+
+def _draw_figure(
+    pen: ImageDraw.ImageDraw,
+    foot: tuple[float, float],
+    size: float,
+    shape: str,
+    limbs: list[float],
+    colour: np.ndarray,
+) -> None:
+    """A puppet of height ``size`` pixels that stands at ``foot``; ``limbs``: inner, outer, lean, stride, side."""
+    inner, outer, lean, stride, side = limbs
+    x, y = foot
+    fill, dark, pale = _tone(colour, 1.0), _tone(colour, 0.45), _tone(0.4 * colour + 140, 1.0)
+    edge = max(round(0.035 * size), 1)
+    top = x + lean * side * size  # of the body
+    for leg in (-1, 1):
+        toe = x + (leg * 0.10 + 0.12 * stride * leg) * size
+        pen.line((x + leg * 0.07 * size, y - 0.25 * size, toe, y), fill=dark, width=round(0.09 * size))
+    for angle, way in ((outer, -side), (inner, side)):
+        shoulder = (top + way * 0.12 * size, y - 0.62 * size)
+        hand = (shoulder[0] + way * 0.36 * size * np.sin(angle), shoulder[1] + 0.36 * size * np.cos(angle))
+        pen.line((*shoulder, *hand), fill=fill, width=round(0.10 * size))
+        r = 0.075 * size
+        pen.ellipse((hand[0] - r, hand[1] - r, hand[0] + r, hand[1] + r), fill=pale)
+    left, right, low, high = x - 0.2 * size, x + 0.2 * size, y - 0.2 * size, y - 0.72 * size
+    bend = (top - x) / 2
+    match shape:
+        case "round":
+            pen.ellipse(
+                (left - 0.04 * size + bend, high, right + 0.04 * size + bend, low), fill=fill, outline=dark, width=edge
+            )
+        case "square":
+            corners = [(left, low), (right, low), (right + 2 * bend, high), (left + 2 * bend, high)]
+            pen.polygon(corners, fill=fill, outline=dark, width=edge)
+        case _:
+            corners = [(left - 0.10 * size, low), (right + 0.10 * size, low), (top, high - 0.02 * size)]
+            pen.polygon(corners, fill=fill, outline=dark, width=edge)
+    head = 0.12 * size
+    head_y = y - 0.84 * size
+    pen.ellipse((top - head, head_y - head, top + head, head_y + head), fill=pale, outline=dark, width=edge)
+    eye, eye_x = 0.035 * size, top + side * 0.06 * size
+    pen.ellipse((eye_x - eye, head_y - eye, eye_x + eye, head_y + eye), fill=(25, 25, 30, 255))
+
+
+def _tone(colour: np.ndarray, factor: float) -> tuple[int, int, int, int]:
+    red, green, blue = np.clip(colour * factor, 0, 255).astype(int)
+    return int(red), int(green), int(blue), 255

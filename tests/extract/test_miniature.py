@@ -1,0 +1,221 @@
+"""The miniature: a world whose truth is known, weights that are what the log says, and features that mean something."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from extract.config import find_preset
+from extract.encoders import build_encoder
+from extract.encoders.packaged import packaged_folder
+from extract.encoders.videoprism_checkpoint import ARCHITECTURES, expected_shapes
+from extract.miniature.check import check_captions, check_retrieval, windows_of
+from extract.miniature.dataset import factors_of, load_pictures, sampled, script_of
+from extract.miniature.keeping import Keeper, Paused
+from extract.miniature.make import WEIGHTS, pack
+from extract.miniature.optimize import Learner
+from extract.miniature.scenes import figure_colour, pose, render_frames
+from extract.miniature.sentences import ALONE, CAPTION, FORMS, WORDS, heard, mentioned, prompts, tell
+from extract.miniature.train_clip import Texts, encode_text, train_clip
+from extract.miniature.world import ACTIONS, STRIPES, WORLDS, draw_cast, draw_script, in_stripes
+
+MOST_BYTES = 6_000_000
+
+
+# ------------------------------------------------------------------------------------------------ the world
+
+
+def test_worlds_share_no_look() -> None:
+    stripes = {
+        world: set(np.floor(in_stripes(world, np.random.default_rng(0), 500) * STRIPES).astype(int)) for world in WORLDS
+    }
+    assert all(len(found) == STRIPES // len(WORLDS) for found in stripes.values())
+    assert all(stripes[a].isdisjoint(stripes[b]) for a, b in itertools.combinations(WORLDS, 2))
+    shades = {
+        world: np.stack([figure_colour(draw_cast(world, np.random.default_rng(i))) for i in range(200)])
+        for world in WORLDS
+    }
+    for a, b in itertools.combinations(WORLDS, 2):
+        assert np.abs(shades[a][:, None] - shades[b]).max(axis=2).min() > 0.1
+
+
+def test_a_script_is_the_same_on_every_call_and_another_in_another_world() -> None:
+    first, again = (draw_script("train", (5, 1), 90, shot_frames=(30, 40)) for _ in range(2))
+    assert first.casts == again.casts
+    np.testing.assert_array_equal(first.speed, again.speed)
+    assert draw_script("demo", (5, 1), 90).casts != first.casts
+    assert len(first.casts) == first.shot.max() + 1 > 1
+
+
+def test_some_frames_are_the_same_as_all_frames() -> None:
+    script = draw_script("validation", (5, 2), 30, shot_frames=(10, 15))
+    every = list(render_frames(script))
+    assert len(every) == 30
+    assert every[0].shape == (script.height, script.width, 3)
+    for t, frame in zip((3, 12, 29), render_frames(script, [3, 12, 29]), strict=True):
+        np.testing.assert_array_equal(frame, every[t])
+
+
+def test_speed_moves_figures_and_approach_is_part_backwards() -> None:
+    rng = np.random.default_rng(0)
+    frames = np.full(60, 1.0)
+    for action in range(len(ACTIONS)):
+        cast = draw_cast("train", rng)
+        cast = type(cast)(**{**cast.__dict__, "action": action})
+        slow, fast = (np.abs(np.diff(pose(cast, frames * s, 1.33).inner, axis=0)).mean() for s in (0.1, 0.9))
+        moved = [np.abs(np.diff(pose(cast, frames * s, 1.33).x, axis=0)).mean() for s in (0.1, 0.9)]
+        assert fast > 1.5 * slow or moved[1] > 1.5 * moved[0], ACTIONS[action]
+    cast = draw_cast("train", rng)
+    spreads = {
+        name: np.ptp(pose(type(cast)(**{**cast.__dict__, "action": ACTIONS.index(name)}), frames, 1.33).x, axis=1)
+        for name in ("approach", "part")
+    }
+    assert np.median(np.diff(spreads["approach"])) < 0 < np.median(np.diff(spreads["part"]))
+
+
+def test_factors_are_those_of_the_rendered_frames(tmp_path: Path) -> None:
+    clips = load_pictures(tmp_path, "train", 3, clip=True)
+    assert clips.pixels.shape == (3, 16, 72, 72, 3)
+    script = script_of("train", 1, clip=True)
+    np.testing.assert_array_equal(clips.factors["action"][1], script.factor("action")[sampled()])
+    np.testing.assert_array_equal(clips.factors["speed"][1], script.speed[sampled()])
+    again = load_pictures(tmp_path / "b", "train", 3, clip=True, workers=2)
+    np.testing.assert_array_equal(clips.pixels, again.pixels)
+    assert factors_of([script_of("train", 0, clip=False)], clip=False)["colour"].shape == (1,)
+
+
+# ------------------------------------------------------------------------------------------------ sentences
+
+
+def test_what_is_told_is_heard() -> None:
+    rng = np.random.default_rng(0)
+    for form in (*FORMS, *ALONE.values()):
+        for _ in range(20):
+            values = {name: int(rng.integers(len(words))) for name, words in WORDS.items()}
+            assert heard(tell(form, values)) == {name: values[name] for name in mentioned(form)}
+
+
+def test_a_sentence_that_says_two_things_says_neither() -> None:
+    assert heard("Two red figures and three blue figures.") == {}
+    assert [len(prompts(name)) for name in WORDS] == [len(words) for words in WORDS.values()]
+
+
+def test_every_sentence_is_made_of_known_tokens() -> None:
+    texts = Texts()
+    tokens = texts([tell(CAPTION, dict.fromkeys(WORDS, 0)), *prompts("action")])
+    assert tokens.max() == len(texts.used) - 1  # the end of text, which the tower looks for, stays the largest
+    assert tokens.shape[1] < 40
+
+
+def test_cut_text_is_encoded_as_uncut_text() -> None:
+    import open_clip
+
+    from extract.encoders.clip import build_toy
+
+    torch.manual_seed(0)
+    model, texts = build_toy("mini").eval(), Texts()
+    words = prompts("count")
+    whole = nn.functional.normalize(model.encode_text(open_clip.SimpleTokenizer()(words)), dim=-1)
+    model.token_embedding = nn.Embedding.from_pretrained(model.token_embedding.weight[texts.used])
+    torch.testing.assert_close(encode_text(model, texts(words)), whole, atol=1e-5, rtol=0)
+
+
+# ------------------------------------------------------------------------------------------------ training and files
+
+
+def test_the_learner_learns_and_keeps_float32() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 1))
+    learner = Learner(model, 200, 0.05)
+    x = torch.randn(64, 8)
+    y = x[:, :1].abs() - x[:, 1:2]
+    losses = [learner.learn(((model(x.bfloat16()).float() - y) ** 2).mean()) for _ in range(200)]
+    assert losses[-1] < 0.3 * losses[0]
+    assert all(p.dtype == torch.float32 for p in learner.finish().parameters())
+
+
+def test_an_interrupted_training_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
+    pictures = load_pictures(tmp_path, "train", 128, clip=False)
+    whole = train_clip(pictures, 3, 0, Keeper("clip", tmp_path / "whole", print))
+    for part in range(2):  # every call may do one step
+        with pytest.raises(Paused):
+            train_clip(pictures, 3, 0, Keeper("clip", tmp_path / "parts", print, limit_s=0))
+        assert (tmp_path / "parts").is_file(), part
+    parts = train_clip(pictures, 3, 0, Keeper("clip", tmp_path / "parts", print, limit_s=0))
+    assert whole.keys() == parts.keys()
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[name], value, atol=0, rtol=0)
+
+
+def test_packing_gives_the_same_bytes(tmp_path: Path) -> None:
+    (tmp_path / "files" / "deep").mkdir(parents=True)
+    (tmp_path / "files" / "deep" / "a.bin").write_bytes(b"a" * 1000)
+    for name in ("one", "two"):
+        pack(tmp_path / "files", tmp_path / name)
+    assert (tmp_path / "one" / "miniature.zip").read_bytes() == (tmp_path / "two" / "miniature.zip").read_bytes()
+
+
+def test_the_weights_are_those_of_the_list_and_small() -> None:
+    sums = dict(line.split("  ")[::-1] for line in (WEIGHTS / "SHA256SUMS").read_text().splitlines())
+    archive = WEIGHTS / "miniature.zip"
+    assert hashlib.sha256(archive.read_bytes()).hexdigest() == sums.pop("miniature.zip")
+    assert archive.stat().st_size < MOST_BYTES
+    with zipfile.ZipFile(archive) as packed:
+        assert {name: hashlib.sha256(packed.read(name)).hexdigest() for name in packed.namelist()} == sums
+
+
+def test_unpacking_happens_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    packaged_folder.cache_clear()
+    try:
+        folder = packaged_folder()
+        assert folder.is_relative_to(tmp_path)
+        before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+        packaged_folder.cache_clear()
+        assert packaged_folder() == folder
+        assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    finally:
+        packaged_folder.cache_clear()
+
+
+def test_the_video_file_has_the_official_keys() -> None:
+    arch = ARCHITECTURES["mini"]
+    with np.load(packaged_folder() / arch.filename) as archive:
+        assert {key: archive[key].shape for key in archive.files} == expected_shapes(arch)
+
+
+# ------------------------------------------------------------------------------------------------ what they mean
+
+
+def test_features_and_captions_mean_something_on_an_unseen_world() -> None:
+    """The figures of `python -m extract.miniature.check` on few frames, with room for chance."""
+    preset = find_preset("mini")
+    image, text = build_encoder("image", preset), build_encoder("text", preset)
+    assert image.trained
+    assert text.trained
+    found = check_retrieval(image, text, "validation", 96)
+    assert np.mean(list(found.values())) > 0.75
+    assert check_captions(text, "validation", 64)["all three"] > 0.7  # type: ignore[arg-type]
+
+
+def test_the_video_stream_tells_the_speed() -> None:
+    preset = find_preset("mini")
+    video, image = build_encoder("video", preset), build_encoder("image", preset)
+    features, known = windows_of(video, image, "validation", 60)  # type: ignore[arg-type]
+    half = len(known["speed"]) // 2
+    fit = {}
+    for stream, x in features.items():
+        x = (x - x[:half].mean(axis=0)) / x[:half].std(axis=0)
+        weights = np.linalg.solve(
+            x[:half].T @ x[:half] + 100 * np.eye(x.shape[1]), x[:half].T @ (known["speed"][:half] - 0.5)
+        )
+        fit[stream] = np.corrcoef(x[half:] @ weights, known["speed"][half:])[0, 1]
+    assert fit["video"] > 0.6
+    assert fit["video"] > fit["image"] + 0.2
