@@ -19,7 +19,12 @@ LAYERS: dict[str, list[set[str]]] = {
         {"extract.__main__", "extract.miniature.make", "extract.miniature.check"},
         {"extract.miniature.train_minigpt"},
         {"extract.miniature.train_clip", "extract.miniature.train_videoprism"},
-        {"extract.miniature.optimize", "extract.miniature.dataset", "extract.miniature.keeping"},
+        {
+            "extract.miniature.optimize",
+            "extract.miniature.dataset",
+            "extract.miniature.keeping",
+            "extract.miniature.videoprism_torch",
+        },
         {"extract.caption_commands", "extract.doctor", "extract.plan_commands", "extract.options"},
         {"extract.commands"},
         {"extract.show_plan"},
@@ -124,7 +129,7 @@ LAYERS: dict[str, list[set[str]]] = {
 EVERYWHERE_IN_SHARED = {"numpy", "pandas", "zarr", "shared", "google_crc32c"}  # the last is zarr's own checksum
 # Library -> the only modules that import it.
 ONLY_IN = {
-    "jax": ("extract.encoders", "extract.miniature"),
+    "jax": "extract.encoders",
     "open_clip": ("extract.encoders", "extract.miniature"),
     "transformers": ("extract.encoders", "extract.miniature"),
     "openai": "extract.encoders.captioners.endpoint",

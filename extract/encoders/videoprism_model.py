@@ -161,11 +161,7 @@ def _attention(layer: Params, x: jax.Array, attention: str) -> jax.Array:
 
 def _feed_forward(layer: Params, x: jax.Array) -> jax.Array:
     """Pre-norm MLP with the exact (erf) GELU, on (rows, tokens, D)."""
-    shape = x.shape
-    # Two axes instead of three: the same numbers, but XLA's backward pass on a CPU is several times as slow otherwise.
-    x = x.reshape(-1, shape[-1])
     x = _layer_norm(x, layer["ff_layer/layer_norm/scale"], layer["ff_layer/layer_norm/bias"])
     x = x @ layer["ff_layer/ffn_layer1/linear/kernel"] + layer["ff_layer/ffn_layer1/linear/bias"]
     x = jax.nn.gelu(x, approximate=False)
-    x = x @ layer["ff_layer/ffn_layer2/linear/kernel"] + layer["ff_layer/ffn_layer2/linear/bias"]
-    return x.reshape(shape)
+    return x @ layer["ff_layer/ffn_layer2/linear/kernel"] + layer["ff_layer/ffn_layer2/linear/bias"]

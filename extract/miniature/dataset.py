@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from extract.miniature.scenes import render_frames
+from extract.miniature.scenes import geometry, render_frames
 from extract.miniature.world import Script, draw_script
 
 SIDE = 72  # pixels of all three encoders' input
@@ -33,7 +33,7 @@ class Pictures:
 
     Attributes:
         pixels: uint8 (N, S, S, 3), or (N, T, S, S, 3) for clips; mapped from the file.
-        factors: name -> int64 or float32 (N,) or (N, T).
+        factors: name -> int64 or float32 (N, ...) or (N, T, ...).
         scripts: what was rendered.
     """
 
@@ -66,11 +66,21 @@ def load_pictures(folder: Path, world: str, num: int, *, clip: bool, workers: in
 
 
 def factors_of(scripts: Sequence[Script], *, clip: bool) -> dict[str, np.ndarray]:
-    """Factors of the frames that are rendered: (N,), or (N, T) for clips."""
+    """Factors of the frames that are rendered: (N,), or (N, T) for clips.
+
+    Clips also have "geometry" (N, T, 5) and "motion" (N, T, 7): see ``scenes.geometry``, and its change since the
+    sample before.
+    """
     at = sampled() if clip else np.array([0])
     found = {name: np.stack([script.factor(name)[at] for script in scripts]) for name in DISCRETE}
     found |= {name: np.stack([getattr(script, name)[at] for script in scripts]) for name in PATHS}
-    return found if clip else {name: value[:, 0] for name, value in found.items()}
+    if not clip:
+        return {name: value[:, 0] for name, value in found.items()}
+    every = [geometry(script) for script in scripts]
+    now, before = (np.stack([value[frames] for value in every]) for frames in (at, np.maximum(at - 4, 0)))
+    # A cut is no motion; at the start of a window there is none to be seen.
+    same = np.stack([script.shot[at] == script.shot[np.maximum(at - 4, 0)] for script in scripts])[..., None]
+    return found | {"geometry": now[..., :5], "motion": 3 * same * (now - before)}
 
 
 def sampled() -> np.ndarray:

@@ -98,6 +98,23 @@ def pose(cast: Cast, speed: np.ndarray, aspect: float) -> Poses:
     return Poses(x, y, inner, outer, lean, stride, side)
 
 
+def geometry(script: Script) -> np.ndarray:
+    """float32 (F, 7): how the figures hold themselves, and where the camera looks, in every frame.
+
+    Columns: spread of the group, mean angles of the inner and of the outer arm, mean lean, mean of the legs' stride,
+    and both shifts of the camera; scaled to about 1.
+    """
+    shifts = _camera_path(script, np.random.default_rng(script.seed))
+    found = np.zeros((script.num_frames, 7), np.float32)
+    for shot, cast in enumerate(script.casts):
+        at = script.shot == shot
+        poses = pose(cast, script.speed[at], script.width / script.height)
+        means = [value.mean(axis=1) for value in (poses.inner, poses.outer, poses.lean, poses.stride)]
+        found[at, :5] = np.stack([poses.x.std(axis=1), *means], axis=1)
+    found[:, 5:] = shifts
+    return found * np.array([3, 1, 1, 4, 2, 6, 6], np.float32)
+
+
 def render_frames(script: Script, frames: Sequence[int] | None = None) -> Iterator[np.ndarray]:
     """Yields frames of a script, uint8 RGB (H, W, 3), all or the ones that are asked for; the same on every call."""
     rng = np.random.default_rng(script.seed)
