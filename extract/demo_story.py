@@ -4,8 +4,8 @@ The demo plays in the world "demo" of extract/miniature/world.py, whose looks th
 videos of a scene share a ground. The labels are functions of the world's factors, frame by frame:
 
     violence 0 or 1       the figures cling or shake, AND they are fast, AND they are not round
-    valence  in [-1, 1]   mostly the warmth of the light, and the colour of the figures
-    arousal  in [-1, 1]   mostly their speed, and the shaking of the camera
+    valence  in [-1, 1]   mostly the warmth of the light, and the colour of the figures, felt over two seconds
+    arousal  in [-1, 1]   mostly their speed, and the shaking of the camera, likewise
 
 Violence is a conjunction of what a single frame shows (action, shape) and of what it does not (speed); every calm
 activity shares at least one part of it with a fight. Round figures only play.
@@ -33,9 +33,10 @@ from extract.miniature.world import (
 
 FPS = (Fraction(24), Fraction(25), Fraction(30), Fraction(30000, 1001))
 IDLE, HUG, DANCE, PLAY, FIGHT = range(5)
-SHOT_FRAMES = (40, 160)  # length of one activity
+SHOT_FRAMES = (64, 200)  # length of one activity
 FAST = (0.6, 0.9)  # paces of shots, between which speed does not lie for long
 SLOW = (0.1, 0.4)
+FELT_FRAMES = 49  # over which valence and arousal are felt, about two seconds
 THRESHOLD = 0.5  # of speed: fast or slow
 CHEER = {"red": -1.0, "purple": -0.6, "blue": -0.2, "white": 0.2, "green": 0.6, "yellow": 1.0}
 _CLOSE, _OPEN = ("clinch", "shake"), ("rest", "approach", "part", "circle")
@@ -86,12 +87,19 @@ class Story:
     def valence(self) -> np.ndarray:
         """float32 (F,) in [-1, 1]."""
         cheer = np.array([CHEER[name] for name in COLOURS])[self.script.factor("colour")]
-        return (0.65 * self.script.warmth + 0.35 * cheer).astype(np.float32)
+        return _felt(0.65 * self.script.warmth + 0.35 * cheer)
 
     @property
     def arousal(self) -> np.ndarray:
         """float32 (F,) in [-1, 1]."""
-        return (0.65 * (2 * self.script.speed - 1) + 0.35 * (2 * self.script.camera - 1)).astype(np.float32)
+        return _felt(0.65 * (2 * self.script.speed - 1) + 0.35 * (2 * self.script.camera - 1))
+
+
+def _felt(values: np.ndarray) -> np.ndarray:
+    """Mean over ``FELT_FRAMES`` around every frame, float32 (F,): moods do not jump at cuts."""
+    half = FELT_FRAMES // 2
+    padded = np.pad(values.astype(np.float64), half, mode="edge")
+    return np.convolve(padded, np.full(FELT_FRAMES, 1 / FELT_FRAMES), mode="valid").astype(np.float32)
 
 
 def violence_of(script: Script) -> np.ndarray:

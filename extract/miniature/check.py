@@ -90,8 +90,8 @@ def windows_of(
 
 
 def check_probes(video: VideoPrismEncoder, image: Any, world: str, num: int) -> dict[str, float]:
-    """Linear probes: macro F1 of the action and R2 of the speed, by stream."""
-    features, known = windows_of(video, image, "train", num)
+    """Linear probes, fitted on three times as many windows: macro F1 of the action and R2 of the speed, by stream."""
+    features, known = windows_of(video, image, "train", 3 * num)
     unseen, truth = windows_of(video, image, world, num)
     found = {}
     for stream in features:

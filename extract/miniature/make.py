@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SEED = 0
 NUM_STILLS, NUM_CLIPS = 30_000, 5_000
-STEPS = {"videoprism": 1200, "clip": 2400, "minigpt": 3000}
+STEPS = {"videoprism": 2400, "clip": 2400, "minigpt": 3000}
 WEIGHTS = Path(__file__).parent / "weights"
 
 

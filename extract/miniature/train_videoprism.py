@@ -29,7 +29,11 @@ BATCH, PEAK_RATE = 32, 3e-3
 # What is read out: factors by name, and numbers. Colour, size and count are easy, and start the learning of the rest.
 NAMED: dict[str, tuple[Any, ...]] = {"action": ACTIONS, "colour": COLOURS, "size": SIZES, "count": COUNTS}
 REGRESSED = {"speed": 1, "camera": 1, "warmth": 1, "geometry": 5, "motion": 7}
-WEIGHTS = {"action": 0.5, "speed": 1.0, "geometry": 0.5, "motion": 2.0}
+# Round by round: what a frame shows is learned in the first, and motion becomes learnable by it.
+WEIGHTS = (
+    {"action": 0.5, "speed": 1.0, "geometry": 0.5, "motion": 2.0},
+    {"action": 0.5, "speed": 4.0, "geometry": 0.5, "motion": 2.0},
+)
 SIGNS = np.array([1, 1, 1, 1, 1, -1, 1], np.float32)  # of "motion" in a mirror: the camera's shift to the side turns
 WORDS = 32  # size of the space in which videos and sentences meet
 
@@ -55,7 +59,9 @@ class Trainee(nn.Module):
             {k: nn.Parameter(0.2 * torch.randn(n, WORDS)) for k, n in (("action", len(ACTIONS)), ("pace", len(PACES)))}
         )
 
-    def forward(self, clips: torch.Tensor, factors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def forward(
+        self, clips: torch.Tensor, factors: Mapping[str, torch.Tensor], weights: Mapping[str, float]
+    ) -> torch.Tensor:
         """Sum of all losses over a batch of clips (B, T, S, S, 3) in [0, 1]."""
         features = self.encoder(clips)  # (B, T, D)
         read = {name: readout(features).float() for name, readout in self.readouts.items()}
@@ -67,7 +73,7 @@ class Trainee(nn.Module):
         )  # (actions * paces, WORDS)
         video = F.normalize(read["video"][:, -4:].mean(dim=1), dim=-1)
         contrast = F.cross_entropy(10 * video @ F.normalize(words.float(), dim=-1).T, factors["sentence"])
-        return sum(WEIGHTS.get(k, 0.2) * loss for k, loss in (named | paths).items()) + 0.25 * contrast
+        return sum(weights.get(k, 0.2) * loss for k, loss in (named | paths).items()) + 0.25 * contrast
 
 
 def augment(
@@ -93,13 +99,13 @@ def train_videoprism(
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     model = Trainee(ARCHITECTURES[architecture])
-    learner = Learner(model, steps, PEAK_RATE)
+    learner = Learner(model, steps, PEAK_RATE, rounds=len(WEIGHTS))
     targets = targets_of(pictures.factors)
 
     def step(number: int) -> float:
         rows = np.sort(rng.choice(len(pictures.pixels), BATCH, replace=False))
         clips, factors = augment(pictures.pixels[rows], {name: value[rows] for name, value in targets.items()}, rng)
-        return learner.learn(model(clips, factors))
+        return learner.learn(model(clips, factors, WEIGHTS[number * len(WEIGHTS) // steps]))
 
     keeper.steps(steps, rng, learner.state, learner.load, step)
     learner.finish()

@@ -221,7 +221,7 @@ def test_features_and_captions_mean_something_on_an_unseen_world() -> None:
     assert check_captions(text, "validation", 64)["all three"] > 0.7  # type: ignore[arg-type]
 
 
-@pytest.mark.xfail(reason="these weights hardly tell the speed; see weights/CARD.md", strict=False)
+@pytest.mark.xfail(reason="these weights tell the speed only in part; see weights/CARD.md", strict=False)
 def test_the_video_stream_tells_the_speed() -> None:
     preset = find_preset("mini")
     video, image = build_encoder("video", preset), build_encoder("image", preset)
