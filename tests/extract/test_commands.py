@@ -79,7 +79,7 @@ def test_the_module_is_a_program() -> None:
     [
         (
             ["clips", "--preset", "tniy"],
-            "unknown preset 'tniy'; did you mean 'tiny'? (known: base, large, tiny, tiny-minigpt)",
+            "unknown preset 'tniy'; did you mean 'tiny'? (known: base, large, mini, tiny, tiny-minigpt)",
         ),
         (["dmeo", "--preset", "tiny"], "unknown data set 'dmeo'; did you mean 'demo'?"),
         (

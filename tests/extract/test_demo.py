@@ -195,7 +195,7 @@ def test_labels_change_inside_every_video(full: list[DemoVideo]) -> None:
         assert 0.35 <= story.violence.mean() <= 0.55
         for path in (story.valence, story.arousal):
             assert np.abs(path).max() <= 1
-            assert np.ptp(path) > 0.4
+            assert np.ptp(path) > 0.3  # colour may work against warmth, and camera against speed
             assert np.abs(np.diff(path)).max() < 0.1  # smooth
         edges = np.flatnonzero(np.diff(story.script.shot)) + 1
         lengths = np.diff([0, *edges, story.num_frames])
