@@ -4,7 +4,7 @@ PYTHON  ?= python3
 VENV    ?= .venv
 DATASET ?= demo
 TASK    ?= violence
-PRESET  ?= $(if $(filter demo,$(DATASET)),tiny,base)
+PRESET  ?= $(if $(filter demo,$(DATASET)),mini,base)
 ROOT    ?=
 CACHE   ?=
 ARGS    ?=
@@ -32,7 +32,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(READY) ## render the demo videos, extract, train both tasks, write reports (no GPU, no download)
-	$(PY) -m extract run demo --preset tiny
+	$(PY) -m extract run demo --preset mini
 	$(PY) -m train cv demo --task violence
 	$(PY) -m train cv demo --task va
 

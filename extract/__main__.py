@@ -14,7 +14,7 @@ app = typer.Typer(
     help="Stage 1: run frozen encoders over videos once and cache the features.\n\n"
     "A DATASET is the name of a manifest in data_manifests/ (demo, dvd, affwild2), a manifest (.toml), a table of "
     "videos (.csv with a column path), a folder of videos, or one video file.\n\n"
-    "    python -m extract run demo --preset tiny        rendered demo, toy encoders, no download\n\n"
+    "    python -m extract run demo --preset mini        rendered demo, miniature encoders, no download\n\n"
     "    python -m extract plan dvd --preset base        what that would take: frames, bytes, hours\n\n"
     "    python -m extract run dvd --preset base         published encoders; use a GPU\n\n"
     "    python -m extract status demo                   what is complete, what failed and why",

@@ -119,12 +119,13 @@ def run(
         f"{manifest.name}: {len(manifest.videos)} videos, {len(summary.skipped)} already complete, {len(jobs)} to do; "
         f"preset {config.name}, streams {', '.join(wanted)} -> {url}"
     )
+    miniature = any(str(recipe.get("weights", "")).startswith(PACKAGED) for recipe in recipes.values())
     for stream, encoder in encoders.items():
-        if encoder.trained and getattr(encoder, "device", "cpu") == "cpu" and stream != "text":
+        if not miniature and encoder.trained and getattr(encoder, "device", "cpu") == "cpu" and stream != "text":
             err.print(f"note: stream {stream} runs on the CPU, which takes seconds per window; see README, GPU")
     if untrained:
         err.print(f"note: untrained encoders (random weights) for {', '.join(untrained)}; not a result")
-    if any(str(recipe.get("weights", "")).startswith(PACKAGED) for recipe in recipes.values()):
+    if miniature:
         err.print(f"note: {IN_ITS_WORLD if manifest.name == 'demo' else OUT_OF_ITS_WORLD}")
     if jobs:
         try:

@@ -12,8 +12,8 @@ from shared.windows import WindowSpec
 
 IN_ITS_WORLD = "miniature encoders, rendered data: shows how the parts work together, nothing about real video"
 OUT_OF_ITS_WORLD = (
-    "miniature encoders, trained on rendered scenes only: these videos are out of their world, and what they make of "
-    "them (features, captions, scores) means nothing"
+    "miniature encoders, trained on rendered data only: these videos are out of its world, and what it makes of them "
+    "(features, captions, scores) means nothing; for real video take --preset base"
 )
 LONG_CAPTIONS = ("truncate", "chunk-mean")
 PACKAGED = "crossgru miniature"  # source of the weights that are part of this package

@@ -30,7 +30,7 @@ from extract.demo_story import Story, tell_story
 from extract.miniature.scenes import render_frames
 
 FORMAT = "crossgru-demo"
-VERSION = 2  # raise it whenever a pixel or a label changes
+VERSION = 3  # raise it whenever a pixel or a label changes
 MAX_ID = 1999
 INVALID_VA = "-5,-5"  # the official mark of a frame without valence and arousal
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class DemoVideo:
 
 
 def plan_demo(
-    *, num_scenes: int = 12, videos_per_scene: int = 4, seed: int = 0, frames: tuple[int, int] = (200, 600)
+    *, num_scenes: int = 12, videos_per_scene: int = 4, seed: int = 0, frames: tuple[int, int] = (320, 720)
 ) -> list[DemoVideo]:
     """All videos of a demo data set with their labels, in order of id; draws no pixel and takes milliseconds.
 
@@ -103,7 +103,7 @@ def render_demo(
     num_scenes: int = 12,
     videos_per_scene: int = 4,
     seed: int = 0,
-    frames: tuple[int, int] = (200, 600),
+    frames: tuple[int, int] = (320, 720),
     workers: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:

@@ -4,17 +4,20 @@ The demo plays in the world "demo" of extract/miniature/world.py, whose looks th
 videos of a scene share a ground. The labels are functions of the world's factors, frame by frame:
 
     violence 0 or 1       the figures cling or shake, AND they are fast, AND they are not round
-    valence  in [-1, 1]   mostly the warmth of the light, and the colour of the figures, felt over two seconds
-    arousal  in [-1, 1]   mostly their speed, and the shaking of the camera, likewise
+    valence  in [-1, 1]   the warmth of the light and the colour of the figures, the more so the faster they are
+    arousal  in [-1, 1]   mostly their speed, then the shaking of the camera and their number
 
-Violence is a conjunction of what a single frame shows (action, shape) and of what it does not (speed); every calm
-activity shares at least one part of it with a fight. Round figures only play.
+Valence and arousal are felt over three seconds. Violence is a conjunction of what a single frame shows (action, shape)
+and of what it does not (speed); every calm activity shares at least one part of it with a fight. Round figures only
+play.
 
 Axes: F frames of a video.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -23,6 +26,7 @@ import numpy as np
 from extract.miniature.world import (
     ACTIONS,
     COLOURS,
+    COUNTS,
     PICTURE_SIZES,
     SHAPES,
     Cast,
@@ -33,10 +37,12 @@ from extract.miniature.world import (
 
 FPS = (Fraction(24), Fraction(25), Fraction(30), Fraction(30000, 1001))
 IDLE, HUG, DANCE, PLAY, FIGHT = range(5)
-SHOT_FRAMES = (64, 200)  # length of one activity
-FAST = (0.6, 0.9)  # paces of shots, between which speed does not lie for long
-SLOW = (0.1, 0.4)
-FELT_FRAMES = 49  # over which valence and arousal are felt, about two seconds
+CALM = (IDLE, HUG, HUG, DANCE, PLAY, PLAY)  # most often what lacks just one part of a fight
+ACTIVITY_FRAMES = (140, 300)
+SHOT_FRAMES = (40, 90)  # within an activity, others do the same in the next shot
+FAST = (0.65, 0.95)  # paces of shots, between which speed does not lie for long
+SLOW = (0.05, 0.35)
+FELT_FRAMES = 81  # over which valence and arousal are felt, about three seconds
 THRESHOLD = 0.5  # of speed: fast or slow
 CHEER = {"red": -1.0, "purple": -0.6, "blue": -0.2, "white": 0.2, "green": 0.6, "yellow": 1.0}
 _CLOSE, _OPEN = ("clinch", "shake"), ("rest", "approach", "part", "circle")
@@ -87,12 +93,14 @@ class Story:
     def valence(self) -> np.ndarray:
         """float32 (F,) in [-1, 1]."""
         cheer = np.array([CHEER[name] for name in COLOURS])[self.script.factor("colour")]
-        return _felt(0.65 * self.script.warmth + 0.35 * cheer)
+        mood = 0.6 * self.script.warmth + 0.4 * cheer
+        return _felt(mood * (0.3 + 0.7 * self.script.speed))
 
     @property
     def arousal(self) -> np.ndarray:
         """float32 (F,) in [-1, 1]."""
-        return _felt(0.65 * (2 * self.script.speed - 1) + 0.35 * (2 * self.script.camera - 1))
+        crowd = self.script.factor("count") / (len(COUNTS) - 1)
+        return _felt(2 * (0.6 * self.script.speed + 0.2 * self.script.camera + 0.2 * crowd) - 1)
 
 
 def _felt(values: np.ndarray) -> np.ndarray:
@@ -166,25 +174,34 @@ def _stretched(path: np.ndarray) -> np.ndarray:
 
 def _schedule(num_frames: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Activities int8 (F,) and number of the shot int32 (F,): about 45 % of the frames fights in every video."""
-    short, long = (min(length, max(num_frames // 2, 4)) for length in SHOT_FRAMES)
-    fights_first = bool(rng.integers(2))
-    activity, shot = np.zeros(num_frames, np.int8), np.zeros(num_frames, np.int32)
+    activity = np.zeros(num_frames, np.int8)
     for _ in range(1000):
-        calm = list(rng.permutation([IDLE, HUG, DANCE, PLAY]))
-        fight, start, number = fights_first, 0, 0
-        while start < num_frames:
-            stop = start + int(rng.integers(short, long + 1))
-            if num_frames - stop < short:
-                stop = num_frames
-            activity[start:stop], shot[start:stop] = FIGHT if fight else calm[0], number
-            if not fight:
-                calm = calm[1:] + calm[:1]
-            start, fight, number = stop, not fight, number + 1
+        calm, fight = list(rng.permutation(CALM)), bool(rng.integers(2))
+        for start, stop in _pieces(num_frames, ACTIVITY_FRAMES, rng):
+            activity[start:stop] = FIGHT if fight else calm[0]
+            calm, fight = calm if fight else calm[1:] + calm[:1], not fight
         if 0.35 <= float(np.mean(activity == FIGHT)) <= 0.55:
             break
-    if rng.integers(2):  # or a video's last shot, which may be the longest, would tell
-        activity, shot = activity[::-1].copy(), (shot[-1] - shot[::-1]).copy()
+    if rng.integers(2):  # or a video's last activity, which may be the longest, would tell
+        activity = activity[::-1].copy()
+    edges = [0, *(np.flatnonzero(np.diff(activity)) + 1).tolist(), num_frames]
+    shot, number = np.zeros(num_frames, np.int32), 0
+    for first, last in itertools.pairwise(edges):
+        for start, stop in _pieces(last - first, SHOT_FRAMES, rng):
+            shot[first + start : first + stop], number = number, number + 1
     return activity, shot
+
+
+def _pieces(length: int, frames: tuple[int, int], rng: np.random.Generator) -> Iterator[tuple[int, int]]:
+    """Cuts so many frames into pieces (start, stop) of random lengths; the last one may be longer."""
+    short, long = (min(f, max(length // 2, 4)) for f in frames)
+    start = 0
+    while start < length:
+        stop = start + int(rng.integers(short, long + 1))
+        if length - stop < short:
+            stop = length
+        yield start, stop
+        start = stop
 
 
 def _with_gaps(num_frames: int, rng: np.random.Generator) -> np.ndarray:

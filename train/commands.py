@@ -43,7 +43,7 @@ from train.loop import pick_device
 from train.postprocess import apply_all
 from train.priors import prior_line
 from train.resident import place as place_features
-from train.runs import Run, baseline_run, create_run, resume_run, run_facts, write_json
+from train.runs import Run, baseline_run, create_run, is_miniature, resume_run, run_facts, write_json
 from train.show import CvDisplay, print_cv, print_evaluation, print_predictions
 from train.show_study import leak_words, print_audit
 from train.summary import summarise
@@ -140,7 +140,8 @@ def predict(
     table = table.drop(columns=[c for c in table.columns if c.startswith("label")])
     infos = [store.info(r.track.video_id) for r in results]
     table.insert(3, "time_s", np.concatenate([info.pts for info in infos if info is not None]))
-    print_predictions(out, opened, table, untrained=opened.config["untrained"])
+    miniature = any(map(is_miniature, opened.config["recipes"].values()))
+    print_predictions(out, opened, table, untrained=opened.config["untrained"], miniature=miniature)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         if output.suffix == ".parquet":

@@ -129,8 +129,8 @@ def run_facts(
     notes = [manifest.note] if manifest.note else []
     if untrained:
         notes.append(f"untrained encoders ({', '.join(untrained)}): random weights, not a result")
-    if any(str(recipe.get("weights", "")).startswith(MINIATURE) for recipe in features.recipes.values()):
-        notes.append("miniature encoders, trained on rendered scenes: figures of theirs say nothing about real video")
+    if any(map(is_miniature, features.recipes.values())):
+        notes.append("miniature encoders, rendered data: a test of the parts, not a result on real video")
     if permuted:
         notes.append("labels were permuted across groups: a control that must score chance")
     if unused := [t.name for t, fold in zip(tracks, folds, strict=True) if fold == UNUSED]:
@@ -173,6 +173,11 @@ def _sources(cache: FeatureCache, tracks: Sequence[Track], folds: np.ndarray) ->
 def is_untrained(recipe: Mapping[str, Any]) -> bool:
     """Whether a stream's numbers come from random weights."""
     return str(recipe.get("weights", "")).startswith("random")
+
+
+def is_miniature(recipe: Mapping[str, Any]) -> bool:
+    """Whether a stream's numbers come from the weights that are part of the package, trained on rendered data."""
+    return str(recipe.get("weights", "")).startswith(MINIATURE)
 
 
 def create_run(root: Path, name: str, config: Mapping[str, Any]) -> Run:

@@ -204,8 +204,8 @@ def print_oracle(console: Console, what: str, size: int, stride: int, scores: Ma
     print_table(console, table)
 
 
-def print_predictions(console: Console, run: Run, table: pd.DataFrame, untrained: list[str]) -> None:
-    """Per video: what was found, in words."""
+def print_predictions(console: Console, run: Run, table: pd.DataFrame, untrained: list[str], miniature: bool) -> None:
+    """Per video: what was found, in words; and of which encoders it is to be doubted."""
     console.print(f"scored by {run.path.name} (task {run.task.name}, trained on {run.config['dataset']})")
     for name, part in table.groupby("video", sort=True):
         times = part["time_s"].to_numpy()
@@ -235,6 +235,8 @@ def print_predictions(console: Console, run: Run, table: pd.DataFrame, untrained
             console.print(f"{head}; mean {', '.join(words)}")
     if untrained:
         console.print(f"note: untrained encoders ({', '.join(untrained)}): these numbers mean nothing on real video")
+    if miniature:
+        console.print("note: miniature encoders, rendered data: on video of another world these numbers mean nothing")
 
 
 def _segments(mask: np.ndarray, times: np.ndarray) -> list[tuple[float, float]]:

@@ -21,6 +21,7 @@ from train.labels import Track
 from train.loop import pick_device
 from train.oracle import oracle_frames
 from train.postprocess import apply_all, identity
+from train.runs import is_miniature
 from train.show import print_oracle, settings_words
 from train.submission import FLAT_COLUMNS, FlatTemplate, SubmissionError, read_flat_template, row_values, write_flat
 from train.submission_check import check_dvd, check_flat
@@ -81,6 +82,8 @@ def submit(
         notes = [*notes, f"{len(without)} tracks without features got {missing!r} throughout: {_some(without)}"]
     if opened.config["untrained"]:
         notes = [*notes, f"untrained encoders ({', '.join(opened.config['untrained'])}): not a result"]
+    if any(map(is_miniature, opened.config["recipes"].values())):
+        notes = [*notes, "miniature encoders, rendered data: not a result on real video"]
     tell([], notes)
     how = "raw scores" if raw else settings_words(opened.task, settings.to_dict())
     out.print(f"{opened.path.name}, task {opened.task.name}: {rows} rows of {len(names)} tracks -> {output}\n{how}")

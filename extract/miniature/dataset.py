@@ -68,8 +68,7 @@ def load_pictures(folder: Path, world: str, num: int, *, clip: bool, workers: in
 def factors_of(scripts: Sequence[Script], *, clip: bool) -> dict[str, np.ndarray]:
     """Factors of the frames that are rendered: (N,), or (N, T) for clips.
 
-    Clips also have "geometry" (N, T, 5) and "motion" (N, T, 7): see ``scenes.geometry``, and its change since the
-    sample before.
+    Clips also have "geometry" (N, T, 5), see ``scenes.geometry``, and "shot" (N, T), the number of the shot.
     """
     at = sampled() if clip else np.array([0])
     found = {name: np.stack([script.factor(name)[at] for script in scripts]) for name in DISCRETE}
@@ -77,10 +76,8 @@ def factors_of(scripts: Sequence[Script], *, clip: bool) -> dict[str, np.ndarray
     if not clip:
         return {name: value[:, 0] for name, value in found.items()}
     every = [geometry(script) for script in scripts]
-    now, before = (np.stack([value[frames] for value in every]) for frames in (at, np.maximum(at - 4, 0)))
-    # A cut is no motion; at the start of a window there is none to be seen.
-    same = np.stack([script.shot[at] == script.shot[np.maximum(at - 4, 0)] for script in scripts])[..., None]
-    return found | {"geometry": now[..., :5], "motion": 3 * same * (now - before)}
+    now, shot = np.stack([value[at] for value in every]), np.stack([script.shot[at] for script in scripts])
+    return found | {"geometry": now, "shot": shot}
 
 
 def sampled() -> np.ndarray:

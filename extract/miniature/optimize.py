@@ -27,9 +27,8 @@ class Learner:
         masters: name -> float32 parameter, the one that learns.
     """
 
-    def __init__(self, model: nn.Module, steps: int, peak_rate: float, rounds: int = 1) -> None:
-        """``rounds``: how often the rate goes up to ``peak_rate`` and down again."""
-        self.model, self._steps = model, steps // rounds
+    def __init__(self, model: nn.Module, steps: int, peak_rate: float) -> None:
+        self.model, self._steps = model, steps
         self.masters = {n: p.detach().float().clone() for n, p in model.named_parameters() if p.requires_grad}
         model.bfloat16()
         inside = [p for n, p in self.masters.items() if p.ndim == 2 and not any(word in n for word in OUTSIDE)]
@@ -42,7 +41,6 @@ class Learner:
 
     def _rate(self, step: int) -> float:
         """Share of the peak learning rate: linear up, cosine down."""
-        step %= self._steps
         return min(1.0, (step + 1) / WARM_UP) * (0.5 + 0.5 * float(np.cos(np.pi * step / self._steps)))
 
     def learn(self, loss: torch.Tensor) -> float:

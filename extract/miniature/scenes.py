@@ -18,10 +18,22 @@ GRAIN_ROWS = 40  # more than the picture has: frames take their grain from diffe
 SUPERSAMPLE = 2  # figures are drawn this much larger and reduced, for smooth edges
 MARGIN = 1.3  # ground canvas over picture: the room in which the camera shakes
 HUES = {"red": 0.0, "green": 0.36, "blue": 0.61, "yellow": 0.145, "purple": 0.80}
-HEIGHTS = {"small": 0.36, "large": 0.56}  # of figures, over the picture's height
-CYCLES = (0.006, 0.075)  # of a figure's motion per frame, at speed 0 and 1
+HEIGHTS = {"small": 0.40, "large": 0.58}  # of figures, over the picture's height
+CYCLES = (0.006, 0.072)  # of the figures' beat per frame, at speed 0 and 1
+WAYS = (0.005, 0.023)  # of the way that approach and part go, per frame
 APART = 0.33  # half the width of the group at rest, over the picture's width
 CLOSE = 0.38  # distance between neighbours that cling, over their height
+HOP = 0.045  # up and down, over the picture's height: 6 pixels in all at 72
+TURNED = 1 / 3  # share of shots in which those who part have turned away from each other
+# Arms of every action, radians up from straight down: middle and swing, of the inner and of the outer arm.
+ARMS = {
+    "rest": (0.7, 0.6, 0.7, 0.6),
+    "approach": (1.45, 0.55, 0.5, 0.5),
+    "part": (1.45, 0.55, 0.5, 0.5),
+    "circle": (1.65, 0.5, 1.65, 0.5),
+    "clinch": (1.2, 0.6, 0.6, 0.6),
+    "shake": (2.55, 0.55, 2.55, 0.55),
+}
 
 
 @dataclass(frozen=True)
@@ -29,14 +41,16 @@ class Poses:
     """Figures of one shot, float64; places are shares of the picture's height, from its centre.
 
     Attributes:
+        beat: (F,) phase in radians of the rhythm in which all figures of a group move.
         x, y: (F, K) foot points.
         inner, outer: (F, K) angles in radians of the arm towards the middle of the group and of the other one, up from
             straight down.
         lean: (F, K) of the body towards the middle, shares of its height.
         stride: (F, K) of the legs in [-1, 1].
-        side: (F, K) 1 where the middle is on the right of the figure, else -1.
+        side: (F, K) 1 where the figure looks to the right, mostly to the middle of the group, else -1.
     """
 
+    beat: np.ndarray
     x: np.ndarray
     y: np.ndarray
     inner: np.ndarray
@@ -49,6 +63,10 @@ class Poses:
 def pose(cast: Cast, speed: np.ndarray, aspect: float) -> Poses:
     """Where the figures of a shot are and how they hold themselves.
 
+    The figures of a group move in one rhythm: the inner arm, the sway and the legs with the sine of its phase, the
+    outer arm and the hop with the cosine. So a frame tells the phase, two frames the speed, and none tells it alone.
+    Approach and part look alike but for their direction and for ``TURNED``.
+
     Args:
         cast: of the shot.
         speed: (F,) in its frames.
@@ -56,63 +74,57 @@ def pose(cast: Cast, speed: np.ndarray, aspect: float) -> Poses:
     """
     rng = np.random.default_rng(cast.seed)
     count, action = COUNTS[cast.count], ACTIONS[cast.action]
-    low, high = CYCLES
-    tempo = rng.uniform(0.9, 1.1, count)
-    cycles = np.cumsum(low + (high - low) * speed.astype(float))[:, None]  # (F, 1) of the group
-    own = 2 * np.pi * (cycles * tempo + rng.random(count))  # (F, K), each figure's own phase
+    pace = speed.astype(float)
+    # Either way round: played backwards, a shot is as likely as before.
+    beat = rng.choice([-1, 1]) * 2 * np.pi * (np.cumsum(_between(CYCLES, pace)) + rng.random())  # (F,)
+    own = beat[:, None] + rng.uniform(-0.3, 0.3, count)  # (F, K), hardly apart
+    sine, cosine = np.sin(own), np.cos(own)
     place = np.linspace(-1, 1, count) + rng.uniform(-0.08, 0.08, count)  # (K,) from left to right
     depth = rng.uniform(-0.045, 0.045, count)
     near = CLOSE * HEIGHTS[SIZES[cast.size]] * (count - 1) / 2
     far = APART * aspect * rng.uniform(0.85, 1.05)
-    swing = np.sin(own)
-    x, y = far * place + np.zeros_like(own), depth + np.zeros_like(own)
-    inner, outer, lean, stride = (np.zeros_like(own) for _ in range(4))
-    share = (0.45 * cycles + rng.random()) % 1  # (F, 1) of the way, over and over
+    inner_at, inner_by, outer_at, outer_by = ARMS[action]
+    x, y = far * place + np.zeros_like(own), depth - HOP * cosine
+    side = np.broadcast_to(np.where(place + 1e-3 * rng.normal(size=count) < 0, 1.0, -1.0), x.shape)
+    lean, stride = 0.08 * sine, 0.3 * sine
+    share = (np.cumsum(_between(WAYS, pace)) + rng.random())[:, None] % 1  # (F, 1) of the way, over and over
+    turned = rng.random() < TURNED
     match action:
-        case "rest":
-            x, inner, outer = x + 0.012 * swing, inner + 0.25 + 0.1 * swing, outer + 0.25 - 0.1 * swing
-            lean = 0.05 * swing
         case "approach" | "part":
-            inwards = action == "approach"
-            spread = near * 1.3 + (far - near * 1.3) * ((1 - share) if inwards else share)
-            x, stride = spread * place + 0.008 * swing, swing
-            ahead, behind = 1.45 + 0.15 * swing, 0.2 + 0.15 * swing
-            inner, outer = (ahead, behind) if inwards else (behind, ahead)
-            lean = lean + (0.12 if inwards else -0.12)
+            way = share if action == "part" else 1 - share
+            close = 1.2 * near
+            x, stride = (close + (max(far, close + 0.15) - close) * way) * place, sine
+            side = -side if turned and action == "part" else side
         case "circle":
-            turn = 2 * np.pi * (0.4 * cycles + rng.random()) * rng.choice([-1, 1])
+            turn = 2 * np.pi * (np.cumsum(0.4 * _between(CYCLES, pace))[:, None] + rng.random()) * rng.choice([-1, 1])
             angle = turn + 2 * np.pi * np.arange(count) / count  # (F, K)
-            x, y, stride = 0.85 * far * np.cos(angle), 0.11 * np.sin(angle), swing
-            inner, outer = inner + 1.57 + 0.12 * swing, outer + 1.57 - 0.12 * swing
+            x, y, stride = 0.85 * far * np.cos(angle), 0.11 * np.sin(angle) - HOP * cosine, sine
+            side = np.where(x < x.mean(axis=1, keepdims=True), 1.0, -1.0)
         case "clinch":
-            x = near * place + 0.03 * np.sin(own[:, :1])
-            y = y + 0.015 * np.cos(own[:, :1])
-            inner, outer, lean = inner + 1.2 + 0.2 * swing, outer + 0.5, 0.10 + 0.05 * swing
+            x, lean = near * place + 0.03 * sine, lean + 0.10
         case "shake":
-            x, y = 0.75 * far * place + 0.035 * swing, y + 0.02 * np.cos(2 * own)
-            inner, outer, stride = inner + 2.6 + 0.3 * swing, outer + 2.6 - 0.3 * swing, 0.5 * swing
+            x = 0.75 * far * place + 0.03 * sine
     x = x + rng.uniform(-0.06, 0.06)
-    side = np.where(x < x.mean(axis=1, keepdims=True), 1.0, -1.0)
-    if action in ("approach", "part", "rest", "clinch", "shake"):
-        side = np.broadcast_to(np.where(place + 1e-3 * rng.normal(size=count) < 0, 1.0, -1.0), x.shape)
-    return Poses(x, y, inner, outer, lean, stride, side)
+    return Poses(beat, x, y, inner_at + inner_by * sine, outer_at + outer_by * cosine, lean, stride, side)
+
+
+def _between(ends: tuple[float, float], share: np.ndarray) -> np.ndarray:
+    return ends[0] + (ends[1] - ends[0]) * share
 
 
 def geometry(script: Script) -> np.ndarray:
-    """float32 (F, 7): how the figures hold themselves, and where the camera looks, in every frame.
+    """float32 (F, 5): where the figures are in their motion, and where the camera looks, in every frame.
 
-    Columns: spread of the group, mean angles of the inner and of the outer arm, mean lean, mean of the legs' stride,
-    and both shifts of the camera; scaled to about 1.
+    Columns: spread of the group, sine and cosine of its beat, and both shifts of the camera; scaled to about 1.
     """
     shifts = _camera_path(script, np.random.default_rng(script.seed))
-    found = np.zeros((script.num_frames, 7), np.float32)
+    found = np.zeros((script.num_frames, 5), np.float32)
     for shot, cast in enumerate(script.casts):
         at = script.shot == shot
         poses = pose(cast, script.speed[at], script.width / script.height)
-        means = [value.mean(axis=1) for value in (poses.inner, poses.outer, poses.lean, poses.stride)]
-        found[at, :5] = np.stack([poses.x.std(axis=1), *means], axis=1)
-    found[:, 5:] = shifts
-    return found * np.array([3, 1, 1, 4, 2, 6, 6], np.float32)
+        found[at, :3] = np.stack([poses.x.std(axis=1), np.sin(poses.beat), np.cos(poses.beat)], axis=1)
+    found[:, 3:] = shifts
+    return found * np.array([3, 1, 1, 6, 6], np.float32)
 
 
 def render_frames(script: Script, frames: Sequence[int] | None = None) -> Iterator[np.ndarray]:
@@ -172,7 +184,7 @@ def draw_ground(cast: Cast, width: int, height: int) -> Image.Image:
             pattern = np.where((u % 1 - 0.5) ** 2 + (v % 1 - 0.5) ** 2 < 0.07, 1.3, -0.3)
         case _:
             pattern = 0.3 * (y - y.mean())
-    tint = np.array(colorsys.hls_to_rgb(cast.looks[7], 0.5, 0.12)) * 2
+    tint = np.array(colorsys.hls_to_rgb(cast.looks[7], 0.5, 0.06)) * 2
     pixels = (75 + 50 * grey) * tint + ((10 + 9 * contrast) * pattern)[..., None]
     return Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
 
@@ -183,7 +195,7 @@ def _camera_path(script: Script, rng: np.random.Generator) -> np.ndarray:
     rate = 0.01 + 0.09 * strength
     tempo = rng.uniform(0.8, 1.2, (1, 2)) * (1 + 0.2 * rng.uniform(-1, 1, (script.num_frames, 2)))
     waves = np.sin(2 * np.pi * (np.cumsum(rate * tempo, axis=0) + rng.random((1, 2))))
-    return waves * (0.01 + 0.07 * strength)
+    return waves * (0.01 + 0.05 * strength)
 
 
 def _look(ground: Image.Image, shift: np.ndarray, width: int, height: int) -> Image.Image:
@@ -230,9 +242,9 @@ def _draw_figure(
         pen.line((x + leg * 0.07 * size, y - 0.25 * size, toe, y), fill=dark, width=round(0.09 * size))
     for angle, way in ((outer, -side), (inner, side)):
         shoulder = (top + way * 0.12 * size, y - 0.62 * size)
-        hand = (shoulder[0] + way * 0.36 * size * np.sin(angle), shoulder[1] + 0.36 * size * np.cos(angle))
+        hand = (shoulder[0] + way * 0.40 * size * np.sin(angle), shoulder[1] + 0.40 * size * np.cos(angle))
         pen.line((*shoulder, *hand), fill=fill, width=round(0.10 * size))
-        r = 0.075 * size
+        r = 0.085 * size
         pen.ellipse((hand[0] - r, hand[1] - r, hand[0] + r, hand[1] + r), fill=pale)
     left, right, low, high = x - 0.2 * size, x + 0.2 * size, y - 0.2 * size, y - 0.72 * size
     bend = (top - x) / 2

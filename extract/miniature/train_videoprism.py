@@ -1,8 +1,9 @@
 """Trains the miniature's VideoPrism: factors by regression, and videos against sentences, from nothing.
 
-Every frame's feature (mean over its patches, what the cache holds) has to tell the world's factors (but for shape and
-ground), the figures' posture and how it and the camera move, by linear readouts; and the end of a window has to agree
-with the sentence that tells action and pace. Readouts and sentence table are thrown away.
+Every frame's feature (mean over its patches, what the cache holds) has to tell what happens, how fast, where the
+figures are in their motion and how they and the camera move, by linear readouts; and the end of a window has to agree
+with the sentence that tells action and pace. Readouts and sentence table are thrown away. Colours, light, shapes and
+grounds are left to the image stream.
 
 Axes: B clips, T frames of a clip, S side in pixels, D width.
 """
@@ -23,18 +24,15 @@ from extract.miniature.keeping import Keeper
 from extract.miniature.optimize import Learner
 from extract.miniature.sentences import PACES, pace_of
 from extract.miniature.videoprism_torch import TorchVideoPrism
-from extract.miniature.world import ACTIONS, COLOURS, COUNTS, SIZES
+from extract.miniature.world import ACTIONS, COUNTS, SIZES
 
 BATCH, PEAK_RATE = 32, 3e-3
-# What is read out: factors by name, and numbers. Colour, size and count are easy, and start the learning of the rest.
-NAMED: dict[str, tuple[Any, ...]] = {"action": ACTIONS, "colour": COLOURS, "size": SIZES, "count": COUNTS}
-REGRESSED = {"speed": 1, "camera": 1, "warmth": 1, "geometry": 5, "motion": 7}
-# Round by round: what a frame shows is learned in the first, and motion becomes learnable by it.
-WEIGHTS = (
-    {"action": 0.5, "speed": 1.0, "geometry": 0.5, "motion": 2.0},
-    {"action": 0.5, "speed": 4.0, "geometry": 0.5, "motion": 2.0},
-)
-SIGNS = np.array([1, 1, 1, 1, 1, -1, 1], np.float32)  # of "motion" in a mirror: the camera's shift to the side turns
+# What is read out: factors by name, and numbers. Size and count are easy, and start the learning of the rest.
+NAMED: dict[str, tuple[Any, ...]] = {"action": ACTIONS, "size": SIZES, "count": COUNTS}
+REGRESSED = {"speed": 1, "camera": 1, "geometry": 3, "motion": 5}
+WEIGHTS = {"action": 1.0, "size": 0.2, "count": 0.2, "contrast": 0.25}
+WEIGHTS |= {"speed": 2.0, "camera": 0.8, "geometry": 1.0, "motion": 2.0}
+SIGNS = np.array([1, 1, 1, -1, 1], np.float32)  # of "motion" in a mirror: the camera's shift to the side turns
 WORDS = 32  # size of the space in which videos and sentences meet
 
 
@@ -59,10 +57,8 @@ class Trainee(nn.Module):
             {k: nn.Parameter(0.2 * torch.randn(n, WORDS)) for k, n in (("action", len(ACTIONS)), ("pace", len(PACES)))}
         )
 
-    def forward(
-        self, clips: torch.Tensor, factors: Mapping[str, torch.Tensor], weights: Mapping[str, float]
-    ) -> torch.Tensor:
-        """Sum of all losses over a batch of clips (B, T, S, S, 3) in [0, 1]."""
+    def forward(self, clips: torch.Tensor, factors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """All losses over a batch of clips (B, T, S, S, 3) in [0, 1]; what ``targets_of`` gives."""
         features = self.encoder(clips)  # (B, T, D)
         read = {name: readout(features).float() for name, readout in self.readouts.items()}
         named = {k: F.cross_entropy(read[k].flatten(0, 1), factors[k].flatten()) for k in NAMED}
@@ -73,19 +69,40 @@ class Trainee(nn.Module):
         )  # (actions * paces, WORDS)
         video = F.normalize(read["video"][:, -4:].mean(dim=1), dim=-1)
         contrast = F.cross_entropy(10 * video @ F.normalize(words.float(), dim=-1).T, factors["sentence"])
-        return sum(weights.get(k, 0.2) * loss for k, loss in (named | paths).items()) + 0.25 * contrast
+        return named | paths | {"contrast": contrast}
 
 
 def augment(
     clips: np.ndarray, factors: dict[str, np.ndarray], rng: np.random.Generator
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Mirrored half of the time, shifted by up to 3 pixels, a little brighter or darker; motion stays as it was."""
+    """Half of the time backwards, half of the time in a mirror; shifted by up to 3 pixels, in other colours and light.
+
+    Backwards, approach is part; colours and light are for the image stream to tell.
+
+    Args:
+        clips: uint8 (B, T, S, S, 3).
+        factors: as ``factors_of`` gives them, of the same clips.
+
+    Returns:
+        Clips bfloat16 in about [0, 1], and what is read out of them.
+    """
     if rng.random() < 0.5:
-        clips = np.ascontiguousarray(clips[:, :, :, ::-1])
-        factors = factors | {"motion": factors["motion"] * SIGNS}
-    clips = np.roll(clips, rng.integers(-3, 4, 2), (2, 3))
-    light = torch.from_numpy(rng.uniform(0.92, 1.08, (len(clips), 1, 1, 1, 1)).astype(np.float32)) / 255
-    return torch.from_numpy(clips).bfloat16() * light.bfloat16(), {k: torch.from_numpy(v) for k, v in factors.items()}
+        clips, factors = clips[:, ::-1], backwards(factors)
+    targets = targets_of(factors)
+    if rng.random() < 0.5:
+        clips = clips[:, :, :, ::-1]
+        targets["motion"] = targets["motion"] * SIGNS
+    clips = np.roll(clips[..., rng.permutation(3)], rng.integers(-3, 4, 2), (2, 3))
+    light = torch.from_numpy(rng.uniform(0.8, 1.2, (len(clips), 1, 1, 1, 3)).astype(np.float32)) / 255
+    return torch.from_numpy(clips).bfloat16() * light.bfloat16(), {k: torch.from_numpy(v) for k, v in targets.items()}
+
+
+def backwards(factors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Factors (B, T, ...) of clips that are played backwards: what approached parts."""
+    turned = np.arange(len(ACTIONS))
+    approach, part = ACTIONS.index("approach"), ACTIONS.index("part")
+    turned[[approach, part]] = part, approach
+    return {k: (turned[v] if k == "action" else v)[:, ::-1] for k, v in factors.items()}
 
 
 def train_videoprism(
@@ -99,13 +116,13 @@ def train_videoprism(
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     model = Trainee(ARCHITECTURES[architecture])
-    learner = Learner(model, steps, PEAK_RATE, rounds=len(WEIGHTS))
-    targets = targets_of(pictures.factors)
+    learner = Learner(model, steps, PEAK_RATE)
 
     def step(number: int) -> float:
         rows = np.sort(rng.choice(len(pictures.pixels), BATCH, replace=False))
-        clips, factors = augment(pictures.pixels[rows], {name: value[rows] for name, value in targets.items()}, rng)
-        return learner.learn(model(clips, factors, WEIGHTS[number * len(WEIGHTS) // steps]))
+        clips, targets = augment(pictures.pixels[rows], {k: v[rows] for k, v in pictures.factors.items()}, rng)
+        losses = model(clips, targets)
+        return learner.learn(torch.stack([weight * losses[name] for name, weight in WEIGHTS.items()]).sum())
 
     keeper.steps(steps, rng, learner.state, learner.load, step)
     learner.finish()
@@ -113,11 +130,18 @@ def train_videoprism(
 
 
 def targets_of(factors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What is read out, scaled to about 1: (N, T) or (N, T, n), and the number of the last frames' sentence (N,)."""
-    targets = {name: factors[name] for name in (*NAMED, "geometry", "motion")}
+    """What is read out of clips, scaled to about 1: (B, T) or (B, T, n), and the number of the end's sentence (B,).
+
+    "motion" is what changed in "geometry" since the sample before; a cut is no motion, and the first sample has none.
+    """
+    targets = {name: np.ascontiguousarray(factors[name]) for name in NAMED}
     targets |= {name: 4 * (factors[name][..., None] - 0.5) for name in ("speed", "camera")}
+    geometry, shot = factors["geometry"], factors["shot"]
+    same = (shot[:, 1:] == shot[:, :-1])[..., None]
+    motion = np.concatenate([np.zeros_like(geometry[:, :1]), same * np.diff(geometry, axis=1)], axis=1)
     pace = pace_of(factors["speed"][:, -4:].mean(axis=1))
     return targets | {
-        "warmth": 2 * factors["warmth"][..., None],
+        "geometry": np.ascontiguousarray(geometry[..., :3]),
+        "motion": motion,
         "sentence": factors["action"][:, -1] * len(PACES) + pace,
     }

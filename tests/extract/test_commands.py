@@ -62,7 +62,7 @@ def test_help_answers_without_heavy_imports() -> None:
     done = subprocess.run([sys.executable, "-c", HELP_SCRIPT], cwd=REPO, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "heavy: []"
-    assert "python -m extract run demo --preset tiny" in done.stdout
+    assert "python -m extract run demo --preset mini" in done.stdout
     assert "--retry-failed" in done.stdout
 
 

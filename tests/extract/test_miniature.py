@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +23,12 @@ from extract.miniature.dataset import factors_of, load_pictures, sampled, script
 from extract.miniature.keeping import Keeper, Paused
 from extract.miniature.make import WEIGHTS, pack
 from extract.miniature.optimize import Learner
-from extract.miniature.scenes import figure_colour, pose, render_frames
+from extract.miniature.scenes import HEIGHTS, figure_colour, geometry, pose, render_frames
 from extract.miniature.sentences import ALONE, CAPTION, FORMS, WORDS, heard, mentioned, prompts, tell
 from extract.miniature.train_clip import Texts, encode_text, train_clip
+from extract.miniature.train_videoprism import augment, backwards, targets_of
 from extract.miniature.videoprism_torch import TorchVideoPrism
-from extract.miniature.world import ACTIONS, STRIPES, WORLDS, draw_cast, draw_script, in_stripes
+from extract.miniature.world import ACTIONS, SIZES, STRIPES, WORLDS, Cast, draw_cast, draw_script, in_stripes
 
 MOST_BYTES = 6_000_000
 
@@ -65,21 +67,45 @@ def test_some_frames_are_the_same_as_all_frames() -> None:
         np.testing.assert_array_equal(frame, every[t])
 
 
-def test_speed_moves_figures_and_approach_is_part_backwards() -> None:
-    rng = np.random.default_rng(0)
-    frames = np.full(60, 1.0)
-    for action in range(len(ACTIONS)):
-        cast = draw_cast("train", rng)
-        cast = type(cast)(**{**cast.__dict__, "action": action})
-        slow, fast = (np.abs(np.diff(pose(cast, frames * s, 1.33).inner, axis=0)).mean() for s in (0.1, 0.9))
-        moved = [np.abs(np.diff(pose(cast, frames * s, 1.33).x, axis=0)).mean() for s in (0.1, 0.9)]
-        assert fast > 1.5 * slow or moved[1] > 1.5 * moved[0], ACTIONS[action]
-    cast = draw_cast("train", rng)
-    spreads = {
-        name: np.ptp(pose(type(cast)(**{**cast.__dict__, "action": ACTIONS.index(name)}), frames, 1.33).x, axis=1)
-        for name in ("approach", "part")
-    }
-    assert np.median(np.diff(spreads["approach"])) < 0 < np.median(np.diff(spreads["part"]))
+def with_action(cast: Cast, name: str) -> Cast:
+    return replace(cast, action=ACTIONS.index(name))
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_the_beat_follows_the_speed_and_moves_every_figure(action: str) -> None:
+    cast = with_action(draw_cast("train", np.random.default_rng(0)), action)
+    slow, fast = (pose(cast, np.full(64, speed), 1.33) for speed in (0.1, 0.9))
+    low, high = (0.006 + 0.066 * speed for speed in (0.1, 0.9))
+    for poses, rate in ((slow, low), (fast, high)):
+        np.testing.assert_allclose(np.abs(np.diff(poses.beat)), 2 * np.pi * rate, rtol=1e-6)
+    # A hand swings by several pixels of 72, and the whole figure hops.
+    reach = 0.36 * HEIGHTS[SIZES[cast.size]] * 72
+    assert (np.ptp(fast.inner, axis=0) * reach > 5).all()
+    assert (np.ptp(fast.y, axis=0) * 72 > 4).all()
+
+
+def test_no_single_frame_tells_the_speed() -> None:
+    """Over many shots, arms and places of a frame are spread alike at every speed."""
+    found = {}
+    for speed in (0.1, 0.9):
+        shots = [pose(draw_cast("train", np.random.default_rng(i)), np.full(40, speed), 1.33) for i in range(400)]
+        found[speed] = np.array([[p.inner[20, 0], p.outer[20, 0], p.lean[20, 0], p.x[20].std()] for p in shots])
+    means, deviations = (np.stack([f(v, axis=0) for v in found.values()]) for f in (np.mean, np.std))
+    assert (np.abs(means[0] - means[1]) < 4 * deviations.max(axis=0) / 20).all()
+    np.testing.assert_allclose(deviations[0], deviations[1], rtol=0.2)
+
+
+def test_approach_is_part_backwards_and_looks_like_it_but_for_one_shot_in_three() -> None:
+    casts = [draw_cast("train", np.random.default_rng(i)) for i in range(120)]
+    alike = 0
+    for cast in casts:
+        nearer, apart = (pose(with_action(cast, name), np.full(60, 0.3), 1.33) for name in ("approach", "part"))
+        steps = [np.diff(np.ptp(poses.x, axis=1)) for poses in (nearer, apart)]
+        assert np.median(steps[0]) < -0.001
+        assert np.median(steps[1]) > 0.001
+        np.testing.assert_array_equal(nearer.inner, apart.inner)
+        alike += int((nearer.side == apart.side).all())
+    assert 0.5 < alike / len(casts) < 0.8
 
 
 def test_factors_are_those_of_the_rendered_frames(tmp_path: Path) -> None:
@@ -154,6 +180,32 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one(tmp_path: Path) ->
     assert whole.keys() == parts.keys()
     for name, value in whole.items():
         torch.testing.assert_close(parts[name], value, atol=0, rtol=0)
+
+
+def test_targets_of_clips_that_are_played_backwards() -> None:
+    scripts = [script_of("train", index, clip=True) for index in range(40)]
+    factors = factors_of(scripts, clip=True)
+    there, back = targets_of(factors), targets_of(backwards(factors))
+    swapped = np.array([ACTIONS.index({"approach": "part", "part": "approach"}.get(name, name)) for name in ACTIONS])
+    np.testing.assert_array_equal(back["action"], swapped[there["action"]][:, ::-1])
+    np.testing.assert_array_equal(back["speed"], there["speed"][:, ::-1])
+    np.testing.assert_allclose(back["motion"][:, 1:], -there["motion"][:, 1:][:, ::-1], atol=1e-6)
+    assert (there["motion"][:, 0] == 0).all()
+    cut = factors["shot"][:, 1:] != factors["shot"][:, :-1]
+    assert cut.any()
+    assert (there["motion"][:, 1:][cut] == 0).all()
+    np.testing.assert_array_equal(factors["geometry"][3], geometry(scripts[3])[sampled()])
+
+
+def test_augmented_clips_keep_their_shape_and_their_targets() -> None:
+    scripts = [script_of("train", index, clip=True) for index in range(4)]
+    factors, rng = factors_of(scripts, clip=True), np.random.default_rng(0)
+    clips = rng.integers(0, 256, (4, 16, 72, 72, 3), np.uint8)
+    speeds = [targets_of(f)["speed"] for f in (factors, backwards(factors))]
+    for _ in range(6):
+        pixels, targets = augment(clips, factors, rng)
+        assert pixels.shape == clips.shape
+        assert any(np.array_equal(targets["speed"].numpy(), speed) for speed in speeds)
 
 
 def test_the_video_encoder_that_learns_is_the_one_that_extracts() -> None:
