@@ -1,7 +1,7 @@
 """Drafts to items on all cores: converting to RGB and resizing, which costs several times what decoding does.
 
-One pool of threads serves all videos that are being decoded, the earliest video first: the encoders take videos in
-order, so what they will ask for next must not wait for what they will ask for later.
+Videos that are decoded by threads of one process share one pool, which serves the earliest video first; a decoder
+process has a pool of its own and waits for its turn (extract/turns.py).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
@@ -31,13 +31,23 @@ def num_cores() -> int:
 class PreparePool:
     """Threads that prepare drafts, lowest rank first, and within a rank in the order of submission.
 
+    Args:
+        wait_for_turn: asked before each draft, by one thread at a time; returns when the pool may work.
+        tell: told how many drafts wait, whenever that changes.
+
     Attributes:
         threads: how many; they are started by the first draft.
         seconds: seconds spent preparing, summed over threads.
     """
 
-    def __init__(self, threads: int) -> None:
+    def __init__(
+        self,
+        threads: int,
+        wait_for_turn: Callable[[], None] = lambda: None,
+        tell: Callable[[int], None] = lambda waiting: None,
+    ) -> None:
         self.threads, self.seconds = threads, 0.0
+        self._wait_for_turn, self._tell, self._turn = wait_for_turn, tell, threading.Lock()
         self._running: list[threading.Thread] = []
         self._drafts: list[tuple[int, int, Result, Draft]] = []  # a heap
         self._count, self._closed = 0, False
@@ -49,6 +59,7 @@ class PreparePool:
         with self._changed:
             self._count += 1
             heapq.heappush(self._drafts, (rank, self._count, future, draft))
+            self._tell(len(self._drafts))
             self._changed.notify()
             if not self._running:
                 self._running = [
@@ -71,11 +82,15 @@ class PreparePool:
 
     def _work(self) -> None:
         while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._closed or bool(self._drafts))
-                if self._closed:
-                    return
-                _, _, future, draft = heapq.heappop(self._drafts)
+            with self._turn:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._closed or bool(self._drafts))
+                self._wait_for_turn()
+                with self._changed:
+                    if self._closed:
+                        return
+                    _, _, future, draft = heapq.heappop(self._drafts)
+                    self._tell(len(self._drafts))
             if not future.set_running_or_notify_cancel():
                 continue
             started = time.perf_counter()
