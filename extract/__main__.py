@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from extract import options as o
+from extract.interchange.cli import export, import_
 
 app = typer.Typer(
     name="crossgru-extract",
@@ -33,12 +34,36 @@ def run(
     cache: o.Cache = None,
     root: o.Root = None,
     streams: o.Streams = "video,image,text",
+    shard: o.OneShard = None,
     overwrite: Annotated[
-        str, typer.Option(help="Streams to replace where of another recipe or damaged, or 'all'.")
+        str,
+        typer.Option(
+            help="Streams to replace where of another recipe or damaged, or 'all'; or 'damaged': what does not have "
+            "its checksums, and nothing of another recipe."
+        ),
     ] = "",
-    retry_failed: Annotated[bool, typer.Option(help="Try videos again that failed before.")] = False,
+    retry_failed: Annotated[
+        bool,
+        typer.Option(
+            help="Try all videos again that failed before. Without it a run tries those once more whose failure may be "
+            "the machine's; after two failures, or one that is plainly the file's, a video waits for this option or "
+            "for its file to change."
+        ),
+    ] = False,
+    include_truncated: Annotated[
+        bool,
+        typer.Option(
+            help="Take videos that end early as far as they go. Without it they fail; with it status and every report "
+            "name them, with the frames that were decoded and promised."
+        ),
+    ] = False,
     workers: o.Workers = 2,
+    video_timeout: o.VideoTimeout = 60.0,
     gpu_memory: o.GpuMemory = None,
+    device: o.Device = "auto",
+    engine: o.Engine = "local",
+    address: o.Address = None,
+    actors: o.Actors = None,
     stride: o.Stride = None,
     sampling: o.Sampling = None,
     videoprism_weights: o.VideoprismWeights = None,
@@ -69,10 +94,17 @@ def run(
             cache=cache,
             root=root,
             streams=streams,
+            shard=shard,
             overwrite=overwrite,
             retry_failed=retry_failed,
+            include_truncated=include_truncated,
             workers=workers,
+            video_timeout=video_timeout,
             gpu_memory=gpu_memory,
+            device=device,
+            engine=engine,
+            address=address,
+            actors=actors,
             options={
                 "stride": stride,
                 "sampling": sampling,
@@ -108,6 +140,7 @@ def plan(
     streams: o.Streams = "video,image,text",
     workers: o.Workers = 2,
     gpu_memory: o.GpuMemory = None,
+    shards: o.Shards = None,
     calibrate: Annotated[bool, typer.Option(help="Time every stage on this machine, 20 seconds at most.")] = True,
     json: Annotated[Path | None, typer.Option(help="Write the figures to this file, too.")] = None,
     stride: o.Stride = None,
@@ -152,6 +185,7 @@ def plan(
             streams=streams,
             workers=workers,
             gpu_memory=gpu_memory,
+            shards=shards,
             calibrated=calibrate,
             json_file=json,
             options=options,
@@ -170,9 +204,24 @@ def status(dataset: o.Dataset, cache: o.Cache = None, root: o.Root = None) -> No
 @app.command()
 def verify(dataset: o.Dataset, cache: o.Cache = None) -> None:
     """Recompute every checksum of a cache; find missing, damaged and non-finite data."""
-    from extract import commands
+    from extract import verify_commands
 
-    raise typer.Exit(commands.verify(dataset, cache=cache))
+    raise typer.Exit(verify_commands.verify(dataset, cache=cache))
+
+
+@app.command()
+def index(
+    dataset: o.Dataset,
+    cache: o.Cache = None,
+    rebuild: Annotated[bool, typer.Option(help="Look at every video, whatever the index says.")] = False,
+) -> None:
+    """Put the index of a large cache in order, which status, resumed runs and training read instead of every video.
+
+    It is kept by itself. Rebuild it where files of the cache were changed by other means.
+    """
+    from extract import index_commands
+
+    raise typer.Exit(index_commands.index(dataset, cache=cache, rebuild=rebuild))
 
 
 @app.command()
@@ -216,6 +265,10 @@ def recaption(
         "long_captions": long_captions,
     }
     raise typer.Exit(caption_commands.recaption(dataset, file=file, cache=cache, preset=preset, options=options))
+
+
+app.command()(export)
+app.command("import")(import_)
 
 
 @app.command()

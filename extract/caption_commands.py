@@ -95,7 +95,7 @@ def recaption(dataset: str, *, file: Path, cache: str | None, preset: str | None
         counts.add(name, [*captions_of.values()])
     writable = FeatureCache.create(url, dataset=store.dataset, window=store.window)
     with StepDisplay(err, "encoding captions of", "videos") as display:
-        done = replace(writable, frames, found, tower, display.reached)
+        done = replace(writable, frames, found, tower, display.reached, display.waits)
     out.print(f"text of {len(done.done)} videos is now that of {file}, {len(done.skipped)} had it already")
     if done.unreadable:
         some = ", ".join(done.unreadable[:5]) + " ..." * (len(done.unreadable) > 5)

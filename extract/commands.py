@@ -23,20 +23,27 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from rich.console import Console
 
 from shared.cache import CacheError, FeatureCache, RecipeMismatch
+from shared.claims import open_claims
 from shared.datasets import cache_of, find_dataset
 from shared.ledger import FailureLedger
 from shared.manifest import Manifest, ManifestError, load_manifest
 from shared.names import unknown_name
+from shared.remote_files import is_url
+from shared.terminal import harmless
 
 if TYPE_CHECKING:
     from extract.config import ExtractConfig
+    from extract.engines import Engine
+    from extract.jobs import Summary
+    from extract.shards import Shard
 
 # Plain words, no markup and no wrapping of paths: this text is also read from log files.
-err = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+err = harmless(Console(stderr=True, markup=False, highlight=False, soft_wrap=True))
 DEFAULT_PRESET = "base"
+OTHER_NAMES = {"caption_max_new_tokens": "caption_tokens", "caption_batch_size": "caption_batch"}  # on the command line
 DEMO_MANIFEST = Path(__file__).resolve().parent.parent / "data_manifests" / "demo.toml"
 GO_ON = "What is complete stays complete; run the same command again to go on."
-out = Console(markup=False, highlight=False, soft_wrap=True)
+out = harmless(Console(markup=False, highlight=False, soft_wrap=True))
 
 
 def explained(command: Callable[..., int]) -> Callable[..., int]:
@@ -72,78 +79,127 @@ def run(
     preset: str | None,
     like: str | None,
     cache: str | None,
-    root: Path | None,
+    root: str | None,
     streams: str,
     overwrite: str,
     retry_failed: bool,
     workers: int,
     gpu_memory: float | None,
     options: Mapping[str, Any],
+    device: str = "auto",
+    include_truncated: bool = False,
+    video_timeout: float = 60.0,
+    engine: str = "local",
+    address: str | None = None,
+    actors: int | None = None,
+    shard: str | None = None,
 ) -> int:
     """``extract run``."""
     signal.signal(signal.SIGTERM, as_interrupt)
-    from extract.config import find_preset, with_options
-    from extract.encoders import build_encoders
+    from extract.choose_engine import check_engine, open_engine
     from extract.encoders.captioners import check_captioner
-    from extract.encoders.captioners.quality import CaptionCounts
+    from extract.encoders.devices import choose_device
+    from extract.jobs import DAMAGED
+    from extract.loading import Choice
+    from extract.shards import parse_shard
 
     made_with = how_made(preset, like, options)
-    config = with_options(find_preset(made_with["preset"]), **made_with["options"])
+    config = Choice(made_with["preset"], made_with["options"], ()).config()
     wanted = stream_names(streams, tuple(config.window.samples), "--streams")
-    replace = wanted if overwrite == "all" else stream_names(overwrite, wanted, "--overwrite")
-    find_dataset(dataset)  # a mistyped name is told before anything large is imported
+    choice = Choice(made_with["preset"], made_with["options"], wanted, device, gpu_memory)
+    check_engine(engine, address, actors)
+    part = parse_shard(shard) if shard is not None else None
+    if overwrite in ("all", DAMAGED):
+        replace = wanted if overwrite == "all" else (DAMAGED,)
+    else:
+        replace = stream_names(overwrite, wanted, "--overwrite")
+    is_url(dataset) or find_dataset(dataset)  # a mistyped name is told before anything large is imported
     url = cache_of(dataset, cache)
     with suppress(CacheError):  # not there yet, or told below
         _check_preset(FeatureCache.open(url), made_with, replace)
     if "text" in wanted:
         check_captioner(config.captioner)
     manifest = load(dataset, root)
+    if part is not None:
+        manifest = _own_part(manifest, part, url)
+        if not manifest.videos:
+            return 0
+    if engine == "local":  # the machines of a cluster are asked by the processes that run there
+        with err.status("looking for devices"):  # before weights are downloaded
+            choose_device(device, wanted, config.trained)
     store = FeatureCache.create(url, dataset=manifest.name, window=config.window, made_with=made_with)
 
-    from extract.assemble import CacheWriteError
-    from extract.pipeline import SystemicFailure, plan_jobs
-    from extract.pipeline import run as extract
-    from extract.show import RunDisplay, print_summary
+    from extract.show import print_summary
 
-    with err.status("loading encoders"):
-        config = fit_memory(config, wanted, gpu_memory, made_with["options"].get("caption_batch_size"))
-        encoders = build_encoders(config, wanted)
-    recipes = {s: e.recipe() for s, e in encoders.items()}
-    ledger = FailureLedger(url)
-    jobs, summary = plan_jobs(manifest, store, recipes, ledger, overwrite=replace, retry_failed=retry_failed)
-    if "text" in encoders:
-        tower = encoders["text"].tower  # type: ignore[union-attr]
-        summary.captions = CaptionCounts(tower.num_tokens, tower.context_length, tower.long_captions)
-    untrained = sorted(s for s, e in encoders.items() if not e.trained)
-    err.print(
-        f"{manifest.name}: {len(manifest.videos)} videos, {len(summary.skipped)} already complete, {len(jobs)} to do; "
-        f"preset {config.name}, streams {', '.join(wanted)} -> {url}"
-    )
-    for stream, encoder in encoders.items():
-        if encoder.trained and getattr(encoder, "device", "cpu") == "cpu" and stream != "text":
-            err.print(f"note: stream {stream} runs on the CPU, which takes seconds per window; see README, GPU")
-    if untrained:
-        err.print(f"note: untrained encoders (random weights) for {', '.join(untrained)}; not a result")
-    if jobs:
-        try:
-            with RunDisplay(err, jobs) as display:
-                summary = extract(jobs, store, encoders, ledger, summary, workers=workers, watcher=display)
-        except SystemicFailure as error:
-            err.print(f"error: {error}")
-            return 2
-        except CacheWriteError as error:
-            err.print(f"error: {error}\n{GO_ON}")
-            return 2
+    with open_engine(engine, choice, store, address, actors, workers, video_timeout, note) as work:
+        asked = {"overwrite": replace, "retry_failed": retry_failed, "include_truncated": include_truncated}
+        summary = _extract(work, manifest, store, config, wanted, asked)
+    if summary is None:
+        return 2
     if set(replace) == set(config.window.samples) and summary.exit_status < 2:
         store.note_made_with(made_with)
-    words = ["python", "-m", "extract", "run", dataset, "--like", url, "--retry-failed"]
-    words += [w for option, value in (("--cache", cache), ("--root", root)) if value for w in (option, str(value))]
+    same = FeatureCache.open(url).made_with == made_with
+    words = ["python", "-m", "extract", "run", dataset, *(["--like", url] if same else options_of(made_with))]
+    some = ",".join(wanted) if set(wanted) != set(config.window.samples) else None
+    given = {"--cache": cache, "--root": root, "--shard": shard, "--streams": some, "--overwrite": overwrite}
+    words += ["--retry-failed", *(word for option, value in given.items() if value for word in (option, value))]
     print_summary(out, summary, url, retry=shlex.join(words))
-    return summary.exit_status
+    return max(summary.exit_status, 1 if summary.left else 0)
+
+
+def _extract(
+    engine: Engine,
+    manifest: Manifest,
+    store: FeatureCache,
+    config: ExtractConfig,
+    wanted: Sequence[str],
+    asked: Mapping[str, Any],
+) -> Summary | None:
+    """Plan and run; None if the run was stopped, which the user was told."""
+    from extract.assemble import CacheWriteError
+    from extract.inflight import InFlight, forget, suspects
+    from extract.jobs import DAMAGED
+    from extract.pipeline import plan_jobs
+    from extract.repair import plan_repair
+    from extract.show import RunDisplay
+    from extract.systemic import SystemicFailure
+
+    url, ledger = store.url, FailureLedger(store.url)
+    try:
+        with err.status("loading encoders"):
+            loaded = engine.load()
+        plan = plan_repair if asked["overwrite"] == (DAMAGED,) else plan_jobs
+        jobs, summary = plan(manifest, store, loaded.recipes, ledger, **asked, suspects=suspects(url))
+        err.print(
+            f"{manifest.name}: {len(manifest.videos)} videos, {len(summary.skipped)} already complete, "
+            f"{len(jobs)} to do; preset {config.name}, streams {', '.join(wanted)} -> {url}"
+        )
+        if summary.recaptioned:
+            note(
+                f"the text of {len(summary.recaptioned)} videos came from a captions file (recaption), and is about to "
+                "be replaced"
+            )
+        for stream in loaded.on_cpu:
+            note(f"stream {stream} runs on the CPU, which takes seconds per window; see README, GPU")
+        if loaded.untrained:
+            note(f"untrained encoders (random weights) for {', '.join(loaded.untrained)}; not a result")
+        for video, count in summary.suspects.items():
+            note(f"{count} runs died while they were at {video}; it comes last")
+        if not jobs:
+            forget(url)
+            open_claims(url).close()  # of runs that were killed after their last video
+            return summary
+        with RunDisplay(err, jobs) as display, InFlight(url, display) as watcher:
+            return engine.run(jobs, store, ledger, summary, watcher)
+    except SystemicFailure as error:
+        err.print(f"error: {error}")
+    except CacheWriteError as error:
+        err.print(f"error: {error}\n{GO_ON}")
+    return None
 
 
 @explained
-def status(dataset: str, *, cache: str | None, root: Path | None) -> int:
+def status(dataset: str, *, cache: str | None, root: str | None) -> int:
     """``extract status``: 0 if everything is complete, else 1."""
     from extract.show import print_status
 
@@ -151,23 +207,6 @@ def status(dataset: str, *, cache: str | None, root: Path | None) -> int:
     store = FeatureCache.open(url)
     manifest = load(dataset, root, render=False, cached=store.paths().values())
     return print_status(out, manifest, store, FailureLedger(url).failures())
-
-
-@explained
-def verify(dataset: str, *, cache: str | None) -> int:
-    """``extract verify``: 0 if all is well, 1 if something is damaged."""
-    url = cache_of(dataset, cache)
-    store = FeatureCache.open(url)
-    ids = store.group_ids()
-    problems = [line for name in ids for line in store.verify(name)]
-    for line in problems:
-        out.print(line)
-    streams = sum(len(store.streams(name)) for name in ids)
-    verdict = f"{len(problems)} problems" if problems else "every checksum holds"
-    out.print(f"{url}: {len(ids)} videos, {streams} complete streams, {verdict}")
-    if problems:
-        out.print("Extract the damaged streams again: python -m extract run DATASET --overwrite STREAM")
-    return 1 if problems else 0
 
 
 @explained
@@ -194,35 +233,21 @@ def how_made(preset: str | None, like: str | None, options: Mapping[str, Any]) -
     return {"preset": preset or made["preset"], "options": {**made["options"], **given}}
 
 
-def fit_memory(
-    config: ExtractConfig, streams: Sequence[str], gpu_memory: float | None, caption_batch: int | None
-) -> ExtractConfig:
-    """The configuration with batch sizes for so many GiB; without a number, for most of what is free on the GPU.
+def options_of(made_with: Mapping[str, Any]) -> list[str]:
+    """Preset and options as words for the command line."""
+    words = ["--preset", str(made_with["preset"])]
+    for name, value in made_with["options"].items():
+        option = OTHER_NAMES.get(name, name).replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{option}" if value else f"--no-{option}")
+        else:
+            words += [f"--{option}", str(value)]
+    return words
 
-    Where no encoder runs on a GPU the preset's sizes stay, and a number counts main memory.
 
-    Raises:
-        ValueError: too little for these streams.
-    """
-    from extract.encoders.devices import free_gpu_bytes, on_gpu
-    from extract.memory import GIB, SAFE_SHARE, fit, least_sizes, too_little
-
-    there = [s for s in streams if on_gpu(s)]
-    if gpu_memory is not None:
-        gpu, shared, num_bytes = bool(there), there or list(streams), gpu_memory * GIB
-        if fitted := fit(config, shared, num_bytes, gpu=gpu, caption_batch=caption_batch):
-            return fitted
-        why = too_little(config, shared, num_bytes, gpu=gpu, caption_batch=caption_batch)
-        raise ValueError(f"--gpu-memory {gpu_memory:g}: {why}")
-    if not there or not (num_bytes := SAFE_SHARE * free_gpu_bytes()):
-        return config
-    if fitted := fit(config, there, num_bytes, gpu=True, caption_batch=caption_batch):
-        return fitted
-    # By arithmetic alone nothing is refused that nobody asked to be bounded: the least sizes may just do.
-    err.print(
-        f"note: the GPU may be too full: {too_little(config, there, num_bytes, gpu=True, caption_batch=caption_batch)}"
-    )
-    return least_sizes(config, there, caption_batch)
+def note(text: str) -> None:
+    """Tell the user something that is not an error."""
+    err.print(f"note: {text}")
 
 
 def _check_preset(store: FeatureCache, asked: Mapping[str, Any], replaced: tuple[str, ...]) -> None:
@@ -235,7 +260,22 @@ def _check_preset(store: FeatureCache, asked: Mapping[str, Any], replaced: tuple
         )
 
 
-def load(dataset: str, root: Path | None, render: bool = True, cached: Collection[str] = ()) -> Manifest:
+def _own_part(manifest: Manifest, part: Shard, url: str) -> Manifest:
+    from extract.shards import split
+    from extract.show import StepDisplay
+
+    with StepDisplay(err, "looking at", "videos") as display:
+        found = split(manifest, part.count, url, display.reached)
+    err.print(f"{manifest.name}: {found.words(part)}")
+    mine = found.of(manifest, part)
+    if not mine.videos:
+        err.print(f"nothing to do: the data set has fewer videos than there are shards ({part.count})")
+    return mine
+
+
+def load(dataset: str, root: str | None, render: bool = True, cached: Collection[str] = ()) -> Manifest:
+    if is_url(dataset):
+        return load_manifest(dataset, root, cached=cached)
     source = find_dataset(dataset)
     if render and root is None and source.resolve() == DEMO_MANIFEST:
         # The one data set that can be made out of nothing: rendered on first use. A user's own demo.toml is not it.
@@ -295,4 +335,4 @@ def as_interrupt(number: int, frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
-__all__ = ["demo", "run", "status", "verify"]
+__all__ = ["demo", "run", "status"]

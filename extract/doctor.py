@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from rich.console import Console
 
 from extract.commands import explained, out
@@ -33,7 +31,7 @@ def captioner(config: CaptionerConfig) -> int:
 
 
 @explained
-def dataset(name: str, *, root: Path | None, cache: str | None) -> int:
+def dataset(name: str, *, root: str | None, cache: str | None) -> int:
     """``extract doctor --dataset``: 0 all that is there is usable, 1 some is not, 2 nothing is."""
     from extract.dataset_doctor import examine
     from extract.show_dataset import print_checkup

@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 Dataset = Annotated[str, typer.Argument(help="Name, manifest .toml, table .csv, folder of videos, or one video.")]
-Root = Annotated[Path | None, typer.Option(help="Where the data is, if not where the manifest says.")]
+Root = Annotated[
+    str | None, typer.Option(help="Where the videos are, if not where the manifest says: a folder, or a URL for run.")
+]
 Cache = Annotated[str | None, typer.Option(help="Cache path or fsspec URL. [default: caches/DATASET.zarr]")]
 Preset = Annotated[
     str | None,
@@ -17,8 +19,36 @@ Preset = Annotated[
 Like = Annotated[
     str | None, typer.Option(help="Take preset and options from another cache, or the cache of another DATASET.")
 ]
+OneShard = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        help="Only the I-th of N parts of the data set, balanced by frames: one command per process of an array, on "
+        "one cache. docs/scaling.md. [default: everything]",
+    ),
+]
+Shards = Annotated[int | None, typer.Option(min=1, help="Say also what each of so many shards would take.")]
 Streams = Annotated[str, typer.Option(help="Comma-separated; adds to an existing cache.")]
 Workers = Annotated[int, typer.Option(min=1, help="Videos decoded at once.")]
+VideoTimeout = Annotated[
+    float,
+    typer.Option(min=1.0, metavar="SECONDS", help="Give a video up if its decoder shows no sign of life for so long."),
+]
+Engine = Annotated[
+    str,
+    typer.Option(help="local, or ray: encoders and decoders on the machines of a Ray cluster. docs/scaling.md."),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        help="Of the Ray cluster: auto, HOST:PORT or ray://HOST:PORT. [default: RAY_ADDRESS, or this machine]"
+    ),
+]
+Actors = Annotated[
+    int | None,
+    typer.Option(min=1, help="Encoder processes on the Ray cluster. [default: one for each of its GPUs, or 1]"),
+]
 GpuMemory = Annotated[
     float | None,
     typer.Option(
@@ -26,6 +56,13 @@ GpuMemory = Annotated[
         metavar="GIB",
         help="Memory that the encoders may take on the GPU (without one: main memory); all batch sizes follow from it. "
         "docs/speed.md. [default: most of what is free on the GPU; the preset's sizes on a CPU]",
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        help="auto, gpu or cpu. gpu: an error if JAX or torch, whichever a stream needs, sees none. auto: an error "
+        "only if one of them misses a GPU that is there."
     ),
 ]
 Stride = Annotated[int | None, typer.Option(min=1, help="Frames between window starts. [default: 16]")]

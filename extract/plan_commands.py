@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from extract.commands import err, explained, fit_memory, how_made, load, out, stream_names
+from extract.commands import err, explained, how_made, load, note, out, stream_names
 from extract.config import ExtractConfig
 from shared.cache import CacheError, FeatureCache
 from shared.datasets import cache_of, find_dataset
 from shared.ledger import FailureLedger
+from shared.manifest import Manifest
 from shared.names import unknown_name
+from shared.remote_files import is_url
 
 if TYPE_CHECKING:
     from extract.calibrate import Calibration
+    from extract.cost import Length, Work
 
 UNKNOWN_DIM = 768  # of a CLIP model that only a download would describe
 
@@ -28,17 +31,19 @@ def plan(
     preset: str | None,
     like: str | None,
     cache: str | None,
-    root: Path | None,
+    root: str | None,
     streams: str,
     workers: int,
     gpu_memory: float | None,
     calibrated: bool,
     json_file: Path | None,
     options: Mapping[str, Any],
+    shards: int | None = None,
 ) -> int:
     """0, or 1 if some videos cannot be opened."""
     from extract.config import find_preset, with_options
     from extract.cost import cache_bytes, count_work, measure_lengths
+    from extract.loading import fit_memory
     from extract.show import StepDisplay
     from extract.show_plan import print_bytes, print_counts, print_hours
 
@@ -48,7 +53,7 @@ def plan(
     _check_names(config, wanted)
     if json_file is not None and not json_file.parent.is_dir():  # not after all the timing
         raise ValueError(f"--json {json_file}: there is no folder {json_file.parent}; make it, or give another file")
-    find_dataset(dataset)
+    is_url(dataset) or find_dataset(dataset)
     url, store = cache_of(dataset, cache), None
     with suppress(CacheError):  # nothing was extracted yet
         store = FeatureCache.open(url)
@@ -63,7 +68,7 @@ def plan(
     kinds = {stream: "window" if stream == "video" else "timeline" for stream in wanted}
     work = count_work(lengths, config.window, kinds)
     if gpu_memory is not None or calibrated:
-        config = fit_memory(config, wanted, gpu_memory, made_with["options"].get("caption_batch_size"))
+        config = fit_memory(config, wanted, gpu_memory, made_with["options"].get("caption_batch_size"), note)
     out.print(f"{manifest.name}: preset {config.name}, streams {', '.join(wanted)}; nothing is extracted or downloaded")
     print_counts(out, config, lengths, work)
 
@@ -83,6 +88,9 @@ def plan(
     print_bytes(out, sizes, url, found is not None and found.caption_bytes is not None)
     if found is not None and total is not None:
         print_hours(out, config, found, total, workers)
+    if shards is not None:
+        window = config.window
+        _tell_shards(manifest, shards, url, lambda part: count_work(part, window, kinds), lengths, found, workers)
     broken = sum(length.problem is not None for length in lengths)
     if json_file is not None:
         complete = sum(set(wanted) <= length.complete for length in lengths)
@@ -105,6 +113,29 @@ def _check_names(config: ExtractConfig, streams: Sequence[str]) -> None:
         raise ValueError(unknown_name("captioner", name, list(CAPTIONERS)))
     if not name.startswith("minigpt"):  # those are checked with their files, where they are timed
         check_captioner(config.captioner)
+
+
+def _tell_shards(
+    manifest: Manifest,
+    count: int,
+    url: str,
+    count_work: Callable[[Sequence[Length]], Work],
+    lengths: Sequence[Length],
+    found: Calibration | None,
+    workers: int,
+) -> None:
+    """What is left for each shard, and how long it takes on a machine like this."""
+    from extract.estimate import estimate
+    from extract.preparing import num_cores
+    from extract.shards import split
+    from extract.show_plan import print_shards
+
+    by_id = {length.video.id: length for length in lengths}
+    works = [count_work([by_id[v] for v in part]) for part in split(manifest, count, url).parts]
+    seconds: list[float | None] = [None] * count
+    if found is not None:
+        seconds = [estimate(work, found, workers=workers, cores=num_cores()).seconds for work in works]
+    print_shards(out, works, seconds)
 
 
 def _dims(config: ExtractConfig, streams: Sequence[str]) -> dict[str, int]:

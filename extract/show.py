@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from types import TracebackType
 from typing import Any
 
@@ -25,9 +26,12 @@ from extract.decode import Job
 from extract.pipeline import Summary, Watcher
 from extract.recaption import NEXT
 from shared.cache import FeatureCache
+from shared.cache_types import truncated_words
 from shared.ledger import Failure
 from shared.manifest import Manifest
-from shared.recipe import Recipe, fingerprint
+from shared.recipe import Recipe
+from shared.remote_files import RemoteFile
+from shared.windows import WindowSpec
 
 LOG_EVERY_S = 30.0
 
@@ -43,6 +47,7 @@ class RunDisplay(Watcher):
         self._last_frame: dict[str, int] = {}
         self._started = self._logged = time.monotonic()
         self._total = len(jobs)
+        self._waits = False  # for other runs
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.fields[videos]}/{task.fields[total_videos]} videos"),
@@ -91,6 +96,15 @@ class RunDisplay(Watcher):
             self._console.print(f"failed  {failure.path}: {failure.stage}: {failure.message}")
         self._update(0.0)
 
+    def waits(self, jobs: Sequence[Job], holder: str) -> None:
+        note = _waiting(len(jobs), holder)
+        self._progress.update(self._task, note=note)
+        now = time.monotonic()
+        if not self._console.is_terminal and (not self._waits or now - self._logged > LOG_EVERY_S):
+            self._logged = now
+            self._console.print(note)
+        self._waits = True
+
     def _update(self, current_bytes: float) -> None:
         now = time.monotonic()
         rate = self._frames / max(1e-9, now - self._started)
@@ -105,11 +119,15 @@ class RunDisplay(Watcher):
             )
 
 
+def _waiting(count: int, holder: str) -> str:
+    return f"waiting for {count} videos that {holder or 'another run'} is at work on"
+
+
 class StepDisplay:
     """Progress of something that is done one by one: ``verb`` ("rendering") says what, ``things`` to what."""
 
     def __init__(self, console: Console, verb: str, things: str) -> None:
-        self._console, self._verb, self._things = console, verb, things
+        self._console, self._verb, self._things, self._waited = console, verb, things, False
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn(f"{verb} {things}"),
@@ -136,6 +154,12 @@ class StepDisplay:
             self._task = self._progress.add_task(self._verb, total=total)
         self._progress.update(self._task, completed=done)
 
+    def waits(self, count: int, holder: str) -> None:
+        """Nothing is left but what other runs are at work on."""
+        if not self._waited:
+            self._console.print(_waiting(count, holder))
+        self._waited = True
+
 
 def print_summary(console: Console, summary: Summary, url: str, retry: str) -> None:
     """The table that ends a run: what was done, where the time went, what failed and why."""
@@ -150,7 +174,11 @@ def print_summary(console: Console, summary: Summary, url: str, retry: str) -> N
     table = Table("", "videos", box=None, pad_edge=False)
     table.add_row("done", str(len(summary.done)))
     table.add_row("skipped (complete)", str(len(summary.skipped)))
+    if summary.others:
+        table.add_row("done by another run", str(len(summary.others)))
     table.add_row("failed", str(len(summary.failed)))
+    if quarantined := sum(failure.quarantined for failure in summary.failed.values()):
+        table.add_row("of these quarantined", str(quarantined))
     console.print(table)
     for failure in summary.failed.values():
         console.print(f"  {failure.path}: {failure.stage}: {failure.message} (attempts: {failure.attempts})")
@@ -160,46 +188,55 @@ def print_summary(console: Console, summary: Summary, url: str, retry: str) -> N
         console.print(
             f"{len(summary.gaps)} frame folders lack pictures; the nearest earlier one stands in: {some}{more}"
         )
+    if summary.truncated:
+        console.print(truncated_words(summary.truncated))
     for line in summary.captions.lines() if summary.captions is not None else ():
         console.print(line)
     if summary.failed:
         console.print(f"Failures are kept in {ledger_place(url)}. Try them again with: {retry}")
+    if replaced := set(summary.recaptioned) & set(summary.done):
+        console.print(f"text that came from a captions file was replaced in {len(replaced)} videos")
+    if summary.left:
+        console.print(f"{len(summary.left)} videos are damaged still, and nothing of it was replaced here:")
+        for video, why in summary.left.items():
+            console.print(f"  {video}: {why}")
     console.print(f"cache: {url}")
 
 
 def print_status(console: Console, manifest: Manifest, cache: FeatureCache, failures: Mapping[str, Failure]) -> int:
     """Completeness per stream and every failed video. Returns 0 if all is complete, else 1."""
-    complete: Counter[str] = Counter()
-    frames = windows = gaps = 0
-    done, untouched, begun = 0, [], []
-    recipes: dict[str, Recipe] = {}  # by fingerprint
-    ways: dict[str, Counter[str]] = {}  # stream -> fingerprint -> videos
-    names = list(cache.window.samples)
+    windows = gaps = 0
+    untouched, begun = [], []
+    alike: dict[tuple[tuple[str, str], ...], list[int]] = {}  # streams with fingerprints -> frames of videos with them
+    truncated: dict[str, Mapping[str, int]] = {}
+    window, facts = cache.window, cache.facts().check()
+    names, recipes = list(window.samples), facts.recipes
+    touched = {*names, NEXT}
     for video in manifest.videos:
-        streams = cache.streams(video.id)
-        if streams:
-            info = cache.info(video.id)
-            assert info is not None
-            frames += info.num_frames
-            gaps += info.missing_frames
-            windows += len(cache.window.starts(info.num_frames))
-        half = streams.pop(NEXT, None) is not None  # no stream of its own: a replacement that was cut short
-        if half:
-            begun.append(video.id)
-        complete.update(streams.keys())
-        for name, recipe in streams.items():
-            mark = fingerprint(recipe)
-            recipes[mark] = recipe
-            ways.setdefault(name, Counter())[mark] += 1
-        seen = [s for s in names if s in streams]
-        done += len(seen) == len(names)
-        if not seen and not half and video.id not in failures:
+        known = facts.videos.get(video.id)
+        if known is not None and known.streams:
+            alike.setdefault(tuple(known.streams.items()), []).append(known.num_frames)
+            gaps += known.missing_frames
+            if known.truncated is not None:
+                truncated[video.path] = known.truncated
+            windows += num_windows(window, known.num_frames)
+            if NEXT in known.streams:
+                begun.append(video.id)
+        if (known is None or known.streams.keys().isdisjoint(touched)) and video.id not in failures:
             untouched.append(video.id)
-    total = len(manifest.videos)
+    done, ways = 0, {}  # type: int, dict[str, Counter[str]]
+    for streams, lengths in alike.items():
+        own = [(name, mark) for name, mark in streams if name != NEXT]  # that is half a replacement, no stream
+        for name, mark in own:
+            ways.setdefault(name, Counter())[mark] += len(lengths)
+        done += len(lengths) if {name for name, _ in own} >= set(names) else 0
+    complete = {name: found.total() for name, found in ways.items()}
+    frames, total = sum(map(sum, alike.values())), len(manifest.videos)
     console.print(f"{cache.url}: {done}/{total} videos complete, {frames} frames, {windows} windows")
     table = Table("stream", "complete", "encoder", box=None, pad_edge=False)
     for name in sorted(set(names) | set(complete)):
-        table.add_row(name, f"{complete[name]}/{total}", _encoder([recipes[mark] for mark in ways.get(name, ())]))
+        made = _encoder([recipes[mark] for mark in ways.get(name, ())])
+        table.add_row(name, f"{complete.get(name, 0)}/{total}", made)
     console.print(table)
     texts = list(ways.get("text", ()))
     if len(texts) == 1 and isinstance(captioner := recipes[texts[0]].get("captioner"), dict):
@@ -208,8 +245,8 @@ def print_status(console: Console, manifest: Manifest, cache: FeatureCache, fail
     if begun:
         some = ", ".join(begun[:5]) + " ..." * (len(begun) > 5)
         console.print(
-            f"a recaption was interrupted in {len(begun)} videos ({some}): the same command again finishes it. Where "
-            f"text was extracted anew since, what it left beside it ({NEXT}) is not used"
+            f"a recaption was interrupted in {len(begun)} videos ({some}): the same command again finishes it, "
+            "and extract run --overwrite text puts text of this cache's own captioner there instead"
         )
     mixed = {name: ", ".join(map(str, found.values())) for name, found in ways.items() if len(found) > 1}
     for name, counts in mixed.items():
@@ -217,16 +254,26 @@ def print_status(console: Console, manifest: Manifest, cache: FeatureCache, fail
             f"stream {name} was made in {len(ways[name])} ways ({counts} videos), which training refuses: repeat the "
             f"command that was interrupted, or extract with --overwrite {name}"
         )
-    gone = [f for v, f in failures.items() if v in {video.id for video in manifest.videos}]
+    ids = {video.id for video in manifest.videos}
+    gone = [f for v, f in failures.items() if v in ids]
     for failure in gone:
-        console.print(f"failed  {failure.path}: {failure.stage}: {failure.message} (attempts: {failure.attempts})")
+        state = "quarantined" if failure.quarantined else "failed"
+        console.print(f"{state}  {failure.path}: {failure.stage}: {failure.message} (attempts: {failure.attempts})")
     if gaps:
         console.print(f"{gaps} of these frames have no picture of their own in their frame folder")
+    if truncated:
+        console.print(truncated_words(truncated))
     if untouched:
         console.print(
             f"not extracted yet: {len(untouched)} ({', '.join(untouched[:5])}{' ...' * (len(untouched) > 5)})"
         )
     return 0 if done == total and not mixed else 1
+
+
+@lru_cache(maxsize=4096)  # a million videos have few lengths
+def num_windows(window: WindowSpec, num_frames: int) -> int:
+    """N of a video."""
+    return len(window.starts(num_frames))
 
 
 def _encoder(recipes: Sequence[Recipe]) -> str:
@@ -244,6 +291,8 @@ def ledger_place(url: str) -> str:
 
 
 def _size(job: Job) -> float:
+    if isinstance(job.file, RemoteFile):  # nobody is asked for it
+        return float((job.file.root.listed(job.file.path) or {}).get("bytes", 1e6))
     try:
         return float(job.file.stat().st_size) if job.file.is_file() else 1e6
     except OSError:

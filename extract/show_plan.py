@@ -100,6 +100,16 @@ def print_hours(console: Console, config: ExtractConfig, found: Calibration, tot
     )
 
 
+def print_shards(console: Console, works: Sequence[Work], seconds: Sequence[float | None]) -> None:
+    """What is left for every shard; seconds on a machine of its own, None where nothing was timed."""
+    table = Table("shard", "videos", "frames", "takes about", box=None, pad_edge=False)
+    for number, (work, taken) in enumerate(zip(works, seconds, strict=True), start=1):
+        takes = "-" if taken is None else duration(taken)
+        table.add_row(f"{number}/{len(works)}", f"{len(work.videos):,}", f"{work.frames:,}", takes)
+    print_table(console, table)
+    console.print("each shard on a machine like this one; on one machine they share its cores")
+
+
 def gigabytes(size: float) -> str:
     """Bytes in words: "1.2 GB"."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from extract.assemble import CacheWriteError, WriteThread
-from extract.pipeline import SYSTEMIC_FAILURES, SystemicFailure, Watcher
+from extract.pipeline import Watcher
+from extract.systemic import SYSTEMIC_FAILURES, SystemicFailure
 from shared.cache import FeatureCache, RecipeMismatch
 from shared.cache_arrays import StreamWriter
 from shared.ledger import FailureLedger
