@@ -18,9 +18,11 @@ from shared.manifest import ManifestError, load_manifest
 from shared.remote_files import RemoteRoot
 from tests.extract.support import cache_contents, write_video
 from tests.extract.test_remote_videos import extract, without_marks
-from tests.soak.test_object_store import KEY, REPO, SECRET, Server, forget_connections, one_server, server
 
 s3fs = pytest.importorskip("s3fs")
+pytest.importorskip("moto.moto_server.werkzeug_app")  # before the other file, which would be left half imported
+from tests.soak.test_object_store import KEY, REPO, SECRET, Server, forget_connections, one_server, server  # noqa: E402
+
 pytestmark = [
     pytest.mark.soak,
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
