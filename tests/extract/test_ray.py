@@ -97,6 +97,7 @@ def test_a_run_on_a_cluster_makes_the_cache_of_a_local_run(cluster: SmallCluster
     check(clips, url)
 
 
+@pytest.mark.soak  # a minute on a busy machine, and it waits for moments
 def test_an_encoder_process_and_a_node_are_killed(cluster: SmallCluster, clips: Killing) -> None:
     url = clips.scratch / "killed.zarr"
     run = clips.start(url, *cluster.options, "--actors", "2")
