@@ -79,7 +79,7 @@ export: $(READY) ## copy the features of DATASET to OUT=features.h5 (ARGS='--for
 	$(PY) -m extract export --output "$$OUT" $(where) $(ARGS) -- "$$DATASET"
 
 soak: $(READY) ## run the long tests: kills, fuzzing (SOAK_SEED=n repeats a run, SOAK_CASES=n shortens it)
-	OMP_NUM_THREADS=1 $(PY) -m pytest tests/soak -m soak $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest tests -m soak $(ARGS)
 
 check: $(READY) ## lint, types and tests
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
