@@ -37,8 +37,8 @@ def called(folder: Path, *words: str, environment: dict[str, str] | None = None)
     for name in ("pyproject.toml", "constraints.txt", ".venv/.ready"):  # the last one newer: nothing is installed
         (folder / name).touch()
     (folder / "calls").unlink(missing_ok=True)
-    of_make = {"MAKEFLAGS", "MAKELEVEL", "MFLAGS", "DATASET", "TASK", "ROOT", "CACHE", "VIDEO", "RUN", "OUT", "PRESET"}
-    own = {k: v for k, v in os.environ.items() if k not in of_make} | (environment or {})
+    of_make = {"MFLAGS", "DATASET", "TASK", "ROOT", "CACHE", "VIDEO", "RUN", "OUT", "PRESET", "ARGS"}
+    own = {k: v for k, v in os.environ.items() if k not in of_make and not k.startswith("MAKE")} | (environment or {})
     done = subprocess.run(["make", *words], cwd=folder, env=own, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert not (folder / "pwned").exists()
