@@ -30,13 +30,13 @@ from typing import Any
 import av
 import numpy as np
 
-from extract.decode import DecodeAhead, Decoders, Failed, Finished, Job
+from extract.decode.ahead import DecodeAhead, Decoders, Failed, Finished, Job
+from extract.decode.sampling import Item, Window
 from extract.encoders.captioners.offline import OfflineCaptioner
 from extract.encoders.contract import Rows
 from extract.pipeline import MAX_QUEUE_BYTES, plan_jobs, run
 from extract.plan import TimelinePacker, WindowPacker
 from extract.preparation import ClipFrames, VideoPrismFrames
-from extract.sampling import Item, Window
 from shared.cache import FeatureCache
 from shared.ledger import FailureLedger
 from shared.manifest import Manifest, Video

@@ -116,7 +116,7 @@ def groups(folder: Path, count: int) -> Figures:
 
 def status(folder: Path, count: int) -> Figures:
     """``extract status`` with its manifest."""
-    from extract.commands import status as command
+    from extract.commands.status import status as command
 
     with redirect_stdout(sys.stderr):
         return {"status_s": timed(lambda: command(str(folder / "clips.csv"), cache=cache_at(folder), root=None))}

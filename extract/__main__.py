@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from extract import options as o
+from extract.commands import options as o
 from extract.interchange.cli import export, import_
 
 app = typer.Typer(
@@ -84,10 +84,10 @@ def run(
     thumbnails: o.Thumbnails = None,
 ) -> None:
     """Extract features. Safe to interrupt and to repeat: what is complete is skipped, what failed is in the ledger."""
-    from extract import commands
+    from extract.commands.run import run as command
 
     raise typer.Exit(
-        commands.run(
+        command(
             dataset,
             preset=preset,
             like=like,
@@ -156,7 +156,7 @@ def plan(
     thumbnails: o.Thumbnails = None,
 ) -> None:
     """Say what 'run' with the same options would cost: frames, windows, bytes and hours. Nothing is downloaded."""
-    from extract import plan_commands
+    from extract.commands.plan import plan as command
 
     if dataset is None or dataset_ is not None:
         if (dataset is None) == (dataset_ is None):
@@ -176,7 +176,7 @@ def plan(
         "thumbnails": thumbnails,
     }
     raise typer.Exit(
-        plan_commands.plan(
+        command(
             str(dataset),
             preset=preset,
             like=like,
@@ -196,17 +196,17 @@ def plan(
 @app.command()
 def status(dataset: o.Dataset, cache: o.Cache = None, root: o.Root = None) -> None:
     """Show what is complete, missing and failed."""
-    from extract import commands
+    from extract.commands.status import status as command
 
-    raise typer.Exit(commands.status(dataset, cache=cache, root=root))
+    raise typer.Exit(command(dataset, cache=cache, root=root))
 
 
 @app.command()
 def verify(dataset: o.Dataset, cache: o.Cache = None) -> None:
     """Recompute every checksum of a cache; find missing, damaged and non-finite data."""
-    from extract import verify_commands
+    from extract.commands.verify import verify as command
 
-    raise typer.Exit(verify_commands.verify(dataset, cache=cache))
+    raise typer.Exit(command(dataset, cache=cache))
 
 
 @app.command()
@@ -219,9 +219,9 @@ def index(
 
     It is kept by itself. Rebuild it where files of the cache were changed by other means.
     """
-    from extract import index_commands
+    from extract.commands.index import index as command
 
-    raise typer.Exit(index_commands.index(dataset, cache=cache, rebuild=rebuild))
+    raise typer.Exit(command(dataset, cache=cache, rebuild=rebuild))
 
 
 @app.command()
@@ -234,9 +234,9 @@ def captions(
     ] = None,
 ) -> None:
     """List the captions in a cache, frame by frame, or write them to a file."""
-    from extract import caption_commands
+    from extract.commands.captions import captions as command
 
-    raise typer.Exit(caption_commands.captions(dataset, cache=cache, video=video, file=out))
+    raise typer.Exit(command(dataset, cache=cache, video=video, file=out))
 
 
 @app.command()
@@ -256,7 +256,7 @@ def recaption(
 
     The file has one row for every captioned frame of every video. Safe to interrupt and to repeat.
     """
-    from extract import caption_commands
+    from extract.commands.captions import recaption as command
 
     options = {
         "clip_model": clip_model,
@@ -264,7 +264,7 @@ def recaption(
         "dtype": dtype,
         "long_captions": long_captions,
     }
-    raise typer.Exit(caption_commands.recaption(dataset, file=file, cache=cache, preset=preset, options=options))
+    raise typer.Exit(command(dataset, file=file, cache=cache, preset=preset, options=options))
 
 
 app.command()(export)
@@ -291,7 +291,7 @@ def doctor(
 
     Nothing is decoded, downloaded or loaded.
     """
-    from extract import doctor as commands
+    from extract.commands import doctor as commands
     from extract.config import CaptionerConfig
 
     if (dataset is None) == (captioner is None):
@@ -315,9 +315,9 @@ def demo(
     seed: Annotated[int, typer.Option(help="Another seed renders another data set.")] = 0,
 ) -> None:
     """Render the demo data set: videos with frame-level violence and valence-arousal labels."""
-    from extract import commands
+    from extract.commands.demo import demo as command
 
-    raise typer.Exit(commands.demo(root, seed))
+    raise typer.Exit(command(root, seed))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from extract.decode import Job
+from extract.decode.ahead import Job
 from extract.encoders.contract import Rows, TimelineEncoder, WindowEncoder, join_rows
 from shared.cache import CacheError, FeatureCache, VideoInfo
 from shared.cache_arrays import StreamWriter

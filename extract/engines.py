@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol
 
-from extract.decode import Decoders
-from extract.events import Job
+from extract.decode.ahead import Decoders
+from extract.decode.events import Job
 from extract.jobs import Summary, Watcher
 from extract.loading import Choice, caption_counts, load_encoders
 from extract.pipeline import run

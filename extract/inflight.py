@@ -26,7 +26,7 @@ from pathlib import Path
 from types import TracebackType
 
 from extract.assemble import CacheWriteError
-from extract.events import Job
+from extract.decode.events import Job
 from extract.jobs import Watcher
 from extract.systemic import SystemicFailure
 from shared.cache_folder import refuse_link

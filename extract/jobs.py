@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from extract.decode.events import Job
 from extract.encoders.captioners.quality import CaptionCounts
-from extract.events import Job
 from extract.retrying import DecoderCheck, passed_over
 from extract.video import VideoError, read_source, source_stamp
 from shared.cache import CacheError, FeatureCache, RecipeMismatch

@@ -1,8 +1,8 @@
 """Stage 1, top to bottom: decode -> encode -> write.
 
-Decode workers run ahead (extract/decode.py), this thread packs full batches (extract/plan.py) and feeds the encoders,
-one writer thread fills the cache (extract/assemble.py). A video counts when its last marker is on disk; whatever
-happens before leaves nothing that a reader would see. Several such runs share one cache (extract/sharing.py).
+Decode workers run ahead (extract/decode/ahead.py), this thread packs full batches (extract/plan.py) and feeds the
+encoders, one writer thread fills the cache (extract/assemble.py). A video counts when its last marker is on disk;
+whatever happens before leaves nothing that a reader would see. Several such runs share one cache (extract/sharing.py).
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from functools import partial
 import numpy as np
 
 from extract.assemble import Assembly, ClaimLost, WriteThread
-from extract.decode import DecodeAhead, Event, Failed, Finished, Job, Opened
-from extract.decoders import VideoDecoders
+from extract.decode.ahead import DecodeAhead, Event, Failed, Finished, Job, Opened
+from extract.decode.decoders import VideoDecoders
+from extract.decode.sampling import Item
 from extract.encoders.contract import Rows, TimelineEncoder, WindowEncoder
 from extract.jobs import TEXT, Summary, Watcher, drop_replacement, plan_jobs
 from extract.plan import TimelinePacker, WindowPacker
 from extract.retrying import failed_again
-from extract.sampling import Item
 from extract.sharing import SharedJobs
 from extract.systemic import READING, FirstFailures, SystemicFailure
 from shared.cache import FeatureCache

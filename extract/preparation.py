@@ -1,6 +1,6 @@
 """The CPU half of every encoder as a small object: frames to the size that an encoder takes, with PIL and numpy alone.
 
-These objects are sent to the decoder processes (extract/decode_child.py), which import no torch and no jax. An encoder
+These objects are sent to the decoder processes (extract/decode/child.py), which import no torch and no jax. An encoder
 names its own as ``preparation`` and calls it in ``prepare``, so that the numbers are made in one place.
 """
 

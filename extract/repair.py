@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from extract.events import Job
+from extract.decode.events import Job
 from extract.jobs import DAMAGED, NEXT, TEXT, Summary, has_changed
 from extract.retrying import DecoderCheck, passed_over
 from shared.cache import FeatureCache

@@ -25,8 +25,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from extract.video import VideoError, open_video, source_stamp
-from extract.video_types import UnreadableFile
+from extract.video import UnreadableFile, VideoError, open_video, source_stamp
 from shared.cache_folder import Folder
 from shared.manifest import Manifest, Video
 

@@ -15,7 +15,7 @@ from itertools import chain
 from typing import Any
 
 from extract.assemble import CacheWriteError
-from extract.events import Job
+from extract.decode.events import Job
 from extract.jobs import DAMAGED, Summary, Watcher, is_missing
 from shared.cache import FeatureCache
 from shared.claims import Claims

@@ -18,13 +18,13 @@ from pathlib import Path
 
 import numpy as np
 
-from extract.decode_child import Work
-from extract.decode_process import DecoderProcess, DecoderStartError, Lost
-from extract.decode_wire import Alive
-from extract.decoders import usual_memory
-from extract.events import Failed, Job, Read, Stopped
-from extract.fetching import Copies
-from extract.turns import Turns
+from extract.decode.child import Work
+from extract.decode.decoders import usual_memory
+from extract.decode.events import Failed, Job, Read, Stopped
+from extract.decode.fetching import Copies
+from extract.decode.process import DecoderProcess, DecoderStartError, Lost
+from extract.decode.turns import Turns
+from extract.decode.wire import Alive
 from extract.video import VideoError, open_video
 from shared.ledger import VERDICTS, Failure
 

@@ -1,7 +1,7 @@
 """Videos on an object store: what is there, what tells that one changed, a copy of one on this machine.
 
 Whatever fsspec reaches by a URL (s3://, gs://, abfs://, memory:// ...), with credentials from the standard chain of its
-store only. The decoder never reads from there: it gets a copy on a disk (extract/fetching.py), so that seeking,
+store only. The decoder never reads from there: it gets a copy on a disk (extract/decode/fetching.py), so that seeking,
 digests and numbers are those of a file.
 """
 

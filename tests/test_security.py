@@ -309,7 +309,7 @@ def test_nothing_drives_the_terminal() -> None:
 def test_both_command_lines_print_through_it(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
     from importlib import import_module
 
-    module = import_module({"extract": "extract.commands", "train": "train.command_parts"}[stage])
+    module = import_module({"extract": "extract.commands.parts", "train": "train.command_parts"}[stage])
     for console in (module.out, module.err):
         console.print(f"a{ESCAPE}")
     printed = capsys.readouterr()

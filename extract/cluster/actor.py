@@ -14,12 +14,12 @@ import ray
 
 from extract.assemble import CacheWriteError
 from extract.cluster.decode import TaskDecoders
+from extract.decode.events import Job, Stopped
+from extract.decode.preparing import num_cores
 from extract.engines import Loaded, described
-from extract.events import Job, Stopped
 from extract.jobs import Summary, Watcher
 from extract.loading import Choice, caption_counts, load_encoders
 from extract.pipeline import run
-from extract.preparing import num_cores
 from extract.systemic import SystemicFailure
 from shared.cache import CacheError, FeatureCache, RecipeMismatch
 from shared.ledger import Failure, FailureLedger

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from extract.cluster.actor import News
 from extract.cluster.members import STRIKES, Member, Shares
-from extract.events import Job
+from extract.decode.events import Job
 from extract.jobs import Summary, Watcher
 from extract.retrying import failed_again
 from shared.ledger import Failure, FailureLedger

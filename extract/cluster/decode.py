@@ -1,8 +1,8 @@
 """Decoding by tasks on any CPU of the cluster, for the encoder process that asked.
 
-A task does what a local run does: a decoder process reads the video (extract/decoders.py), so that one which crashes or
-hangs costs that video and no more. Events come back in blocks of a few megabytes, of which only some may be under way.
-A task that is lost with its node is begun again, and what was handed out already is left out.
+A task does what a local run does: a decoder process reads the video (extract/decode/decoders.py), so that one which
+crashes or hangs costs that video and no more. Events come back in blocks of a few megabytes, of which only some may be
+under way. A task that is lost with its node is begun again, and what was handed out already is left out.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ import numpy as np
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from extract.decode import ByteQueue, Decoders
-from extract.decode_child import PreparingHalf
-from extract.decode_video import failure
-from extract.decoders import usual_memory
-from extract.events import Event, Failed, Finished, Job, Stopped
-from extract.fetching import Copies
-from extract.preparing import num_cores
-from extract.sampling import Item
-from extract.video_types import VideoError
+from extract.decode.ahead import ByteQueue, Decoders
+from extract.decode.child import PreparingHalf
+from extract.decode.decoders import usual_memory
+from extract.decode.events import Event, Failed, Finished, Job, Stopped
+from extract.decode.fetching import Copies
+from extract.decode.one_video import failure
+from extract.decode.preparing import num_cores
+from extract.decode.sampling import Item
+from extract.video import VideoError
 from shared.windows import WindowSpec
 
 BLOCK_BYTES = 4 * 2**20
@@ -99,7 +99,7 @@ DecodeBlocks: Any = ray.remote(
 
 
 class TaskDecoders:
-    """Has videos decoded by tasks; takes the place of ``extract.decoders.Decoders``.
+    """Has videos decoded by tasks; takes the place of ``extract.decode.decoders.Decoders``.
 
     Args:
         timeout_s: the longest that a decoder may be silent.

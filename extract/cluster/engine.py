@@ -18,11 +18,11 @@ from extract.cluster.connection import connected
 from extract.cluster.deal import Deal
 from extract.cluster.decode import GetReady
 from extract.cluster.members import Member, start_member
+from extract.decode.events import Job
+from extract.decode.preparing import num_cores
 from extract.engines import Loaded
-from extract.events import Job
 from extract.jobs import Summary, Watcher
 from extract.loading import Choice
-from extract.preparing import num_cores
 from extract.systemic import SystemicFailure
 from shared.cache import FeatureCache
 from shared.claims import open_claims

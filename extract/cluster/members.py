@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from extract.cluster.actor import EncoderActor, Post
-from extract.events import Job
+from extract.decode.events import Job
 from shared.remote_files import RemoteFile
 
 MAX_SHARE = 256  # videos

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from extract import options as o
+from extract.commands import options as o
 
 
 def export(

@@ -1,4 +1,4 @@
-"""The commands that exchange features with other programs. Statuses as in extract/commands.py."""
+"""The commands that exchange features with other programs. Statuses: extract/commands/__init__.py."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from extract.commands import as_interrupt, err, explained, load, out
+from extract.commands.parts import as_interrupt, err, explained, load, out
 from shared.cache import CacheError, FeatureCache
 from shared.datasets import cache_of
 from shared.manifest import ManifestError, Video
@@ -43,7 +43,7 @@ def export(
         raise ValueError("--dtype is for --format parquet; HDF5 keeps float16 as it is")
     from extract.interchange.selection import select
     from extract.interchange.whole_output import check_place
-    from extract.show import StepDisplay
+    from extract.show.progress import StepDisplay
 
     check_place(output, folder=form == "parquet", overwrite=overwrite)
     store = FeatureCache.open(cache_of(dataset, cache))
@@ -122,7 +122,7 @@ def _import_archive(
     source: Path, url: str, stream: str | None, videos: Sequence[Video] | None, replaced: set[str], dry_run: bool
 ) -> int:
     from extract.interchange.import_archive import ArchiveFacts, import_archive
-    from extract.show import StepDisplay
+    from extract.show.progress import StepDisplay
 
     def open_cache(facts: ArchiveFacts) -> FeatureCache:
         store = FeatureCache.create(url, dataset=facts.dataset, window=facts.window, made_with=facts.made_with)
@@ -170,7 +170,7 @@ def _import_external(
     from extract.interchange.external_facts import Facts, FrameRule
     from extract.interchange.external_files import digest_of, open_external_hdf5, open_npy
     from extract.interchange.import_external import Declared, check_replacing, plan_import, window_with, write_import
-    from extract.show import StepDisplay
+    from extract.show.progress import StepDisplay
 
     store = _open_or_none(url)
     videos = _manifest_videos(dataset, root, url)

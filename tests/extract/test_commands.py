@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 from typer.testing import Result
 
-from extract.commands import explained, options_of
+from extract.commands.parts import explained, options_of
 from extract.pipeline import Watcher
 from shared.cache import FeatureCache
 from tests.extract.support import REPO, write_video
@@ -270,7 +270,7 @@ def test_a_signal_ends_the_run_and_says_how_to_go_on(
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with monkeypatch.context() as patch:
-            patch.setattr("extract.show.RunDisplay.reached", lambda *args: os.kill(os.getpid(), number))
+            patch.setattr("extract.show.progress.RunDisplay.reached", lambda *args: os.kill(os.getpid(), number))
             result = tiny("clips")
     finally:
         signal.signal(signal.SIGINT, before)
@@ -299,7 +299,7 @@ def test_a_crash_is_not_taken_for_some_videos_failed(tiny: Cli, videos: Path, mo
     def crash(self: Watcher, *args: object) -> None:
         raise RuntimeError("CUDA out of memory")
 
-    monkeypatch.setattr("extract.show.RunDisplay.reached", crash)
+    monkeypatch.setattr("extract.show.progress.RunDisplay.reached", crash)
     result = tiny("clips")
     assert result.exit_code == 2
     assert "Traceback" in result.output

@@ -26,18 +26,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from extract import decode_child
-from extract.decode import DecodeAhead, Failed, Finished, Job
-from extract.decode_child import Work
-from extract.decode_process import DecoderProcess, DecoderStartError
-from extract.decode_video import video_events
-from extract.decode_wire import Alive, Spent, receive, send_bytes
-from extract.decoders import Decoders, portable
-from extract.events import Read
+from extract.decode import child as decode_child
+from extract.decode.ahead import DecodeAhead, Failed, Finished, Job
+from extract.decode.child import Work
+from extract.decode.decoders import Decoders, portable
+from extract.decode.events import Read
+from extract.decode.one_video import video_events
+from extract.decode.preparing import PreparePool
+from extract.decode.process import DecoderProcess, DecoderStartError
+from extract.decode.wire import Alive, Spent, receive, send_bytes
 from extract.preparation import Squash
-from extract.preparing import PreparePool
-from extract.video import VideoError
-from extract.video_types import UnreadableFile
+from extract.video import UnreadableFile, VideoError
 from shared.windows import WindowSpec
 from tests.extract.hostile_preparations import Hostile
 from tests.extract.support import BROKEN, REPO, SHARED_VIDEOS, FakeTimeline, needs_shared_videos, write_video
@@ -311,7 +310,7 @@ def test_a_process_that_lies_costs_one_video(lie: str, monkeypatch: pytest.Monke
         def end(self) -> None:
             pass
 
-    monkeypatch.setattr("extract.decoders.DecoderProcess", Liar)
+    monkeypatch.setattr("extract.decode.decoders.DecoderProcess", Liar)
     events: list[Any] = []
     job = Job("v", "v", Path("v"), None, ("image",))
     with Decoders(1) as decoders:
@@ -494,7 +493,7 @@ def test_processes_that_cannot_set_themselves_up_are_no_videos_fault(
 def test_limits_are_kept_below_those_of_whoever_started_the_run() -> None:
     script = (
         "import resource as r\n"
-        "from extract.decode_child import bound_memory\n"
+        "from extract.decode.child import bound_memory\n"
         "r.setrlimit(r.RLIMIT_FSIZE, (1000, 1000))\n"
         "bound_memory(1 << 30)\n"
         "print(r.getrlimit(r.RLIMIT_FSIZE), r.getrlimit(r.RLIMIT_CORE))\n"

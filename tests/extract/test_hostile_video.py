@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from extract.decode_video import video_events
-from extract.events import Job
+from extract.decode.events import Job
+from extract.decode.one_video import video_events
 from extract.video import VideoError, open_video
 from shared.windows import WindowSpec
 from tests.extract.fuzz_damage import replace_at
@@ -111,7 +111,7 @@ def test_a_picture_or_a_pattern_of_pictures_is_no_video(tmp_path: Path) -> None:
 
 
 def test_a_file_is_hashed_only_after_it_proved_to_be_a_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("extract.decode_video.read_source", lambda *args: pytest.fail("hashed"))
+    monkeypatch.setattr("extract.decode.one_video.read_source", lambda *args: pytest.fail("hashed"))
     with (tmp_path / "zeros.mp4").open("wb") as file:
         file.truncate(2**40)
     job = Job("a", "zeros.mp4", tmp_path / "zeros.mp4", None, ())
@@ -206,7 +206,7 @@ def test_a_frame_that_repeats_the_last_one_is_no_loss(tmp_path: Path) -> None:
 def test_a_file_of_nothing_but_empty_parts_does_not_keep_the_walk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("extract.containers.MAX_PARTS", 1000)
+    monkeypatch.setattr("extract.video.containers.MAX_PARTS", 1000)
     path = write_video(tmp_path / "a.mp4", 3)
     path.write_bytes(path.read_bytes() + 2000 * b"\x00\x00\x00\x08free")
     assert "more than 1000 parts" in refused(path)

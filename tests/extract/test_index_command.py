@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from extract.commands import status
-from extract.index_commands import index
+from extract.commands.index import index
+from extract.commands.status import status
 from extract.jobs import plan_jobs
 from extract.video import read_source
 from shared import cache_survey

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from extract.assemble import CacheWriteError
-from extract.events import Job
+from extract.decode.events import Job
 from extract.inflight import InFlight, forget, suspects
 from extract.jobs import Watcher
 from shared.cache import CacheError
@@ -21,7 +21,7 @@ from tests.extract.support import REPO, FakeTimeline, FakeVideo, assert_cached, 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from extract.events import Job
+from extract.decode.events import Job
 from extract.inflight import InFlight
 from extract.jobs import Watcher
 run = InFlight(sys.argv[1], Watcher())

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from extract.preparing import InOrder, PreparePool
-from extract.sampling import Draft, Item, draft_video, sample_video
-from extract.turns import Turns
+from extract.decode.preparing import InOrder, PreparePool
+from extract.decode.sampling import Draft, Item, draft_video, sample_video
+from extract.decode.turns import Turns
 from shared.windows import WindowSpec
 from tests.extract.support import (
     SPEC,
@@ -150,7 +150,7 @@ def test_pooled_videos_are_cached_as_those_prepared_in_place(tmp_path: Path, mon
     install_fake_videos(monkeypatch, videos)
     batches = []
     for name, least in (("a", 1 << 30), ("b", 0)):
-        monkeypatch.setattr("extract.decode_video.MIN_POOLED_PIXELS", least)
+        monkeypatch.setattr("extract.decode.one_video.MIN_POOLED_PIXELS", least)
         encoders = fake_encoders() | {"image": Picky("image")}
         summary = run_fake(videos, tmp_path / name, encoders, workers=3)
         assert set(summary.failed) == {"v002", "v004"}

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
-from extract.events import Job
+from extract.decode.events import Job
 from extract.jobs import Summary, Watcher
 from shared.cache import CacheError, FeatureCache
 from shared.ledger import Failure, FailureLedger

@@ -473,7 +473,8 @@ def readable_state(cache: FeatureCache, versions: Sequence[Mapping[str, Any]]) -
 def test_training_and_status_refuse_a_half_done_cache(cli: Cli, clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cli("captions", "clips", "--out", "all.csv")
     with monkeypatch.context() as patch:
-        patch.setattr("extract.show.StepDisplay.reached", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        place = "extract.show.progress.StepDisplay.reached"
+        patch.setattr(place, lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
         stopped = cli("recaption", "clips", "--from", "all.csv")
     assert stopped.exit_code == 130
     assert "run the same command again to go on" in stopped.output

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import Result
 
 from extract.assemble import CacheWriteError
-from extract.events import Job
+from extract.decode.events import Job
 from extract.jobs import Summary, Watcher
 from shared.cache import FeatureCache, RecipeMismatch
 from shared.claims import Claims, LocalClaims, open_claims

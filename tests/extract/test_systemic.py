@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from extract.decode_process import DecoderProcess, DecoderStartError
-from extract.events import Job
+from extract.decode.events import Job
+from extract.decode.process import DecoderProcess, DecoderStartError
+from extract.decode.turns import Turns
 from extract.systemic import SYSTEMIC_FAILURES, FirstFailures, SystemicFailure
-from extract.turns import Turns
 from shared.ledger import Failure, FailureLedger
 from tests.extract.support import REPO, FakeVideo, fake_encoders, install_fake_videos, run_fake, write_video
 

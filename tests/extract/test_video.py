@@ -36,7 +36,7 @@ def read_times(path: Path) -> list[float]:
     ids=lambda r: r.name.removesuffix(".csv"),
 )
 def test_frames_times_and_brightness_equal_the_reference(reference: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("extract.video._to_rgb", _luma)
+    monkeypatch.setattr("extract.video.reading._to_rgb", _luma)
     with reference.open() as file:
         rows = list(csv.DictReader(file))
     times, means = [], {}

@@ -300,8 +300,8 @@ def test_credentials_are_nowhere(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Not in anything stored, nor in what is printed, nor in messages of errors."""
-    from extract.commands import status
-    from extract.verify_commands import verify
+    from extract.commands.status import status
+    from extract.commands.verify import verify
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "clips.csv").write_text("path\na.mp4\nbb.mp4\n")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from extract.fetching import PREFIX
+from extract.decode.fetching import PREFIX
 from shared.cache import FeatureCache
 from shared.ledger import FailureLedger
 from shared.manifest import ManifestError, load_manifest

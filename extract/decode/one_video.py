@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from extract.decode.events import Failed, Job, Opened, Read
+from extract.decode.sampling import Draft, Item, Window, draft_video
 from extract.encoders.contract import TimelineEncoder, WindowEncoder
-from extract.events import Failed, Job, Opened, Read
-from extract.sampling import Draft, Item, Window, draft_video
-from extract.video import DecodedFrame, OpenVideo, VideoError, open_video, read_source, source_stamp
-from extract.video_types import UnreadableFile
+from extract.video import DecodedFrame, OpenVideo, UnreadableFile, VideoError, open_video, read_source, source_stamp
 from shared.windows import WindowSpec
 
 # Frames below this many pixels are resized sooner than handed to another thread.
@@ -40,7 +39,7 @@ def video_events(
         VideoError: the video cannot be used, or (``UnreadableFile``) changed meanwhile.
         Exception: whatever else a hostile file provokes, in the decoder or in ``prepare``.
     """
-    assert isinstance(job.file, Path), "a copy of it can be decoded; see extract/fetching.py"
+    assert isinstance(job.file, Path), "a copy of it can be decoded; see extract/decode/fetching.py"
     wanted = {s: encoders[s] for s in job.streams}
     times: list[float] = []
 

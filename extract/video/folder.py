@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from extract.source_files import numbered_files
-from extract.video_types import MAX_PIXELS, DecodedFrame, OpenVideo, VideoError, words
+from extract.video.sources import numbered_files
+from extract.video.types import MAX_PIXELS, DecodedFrame, OpenVideo, VideoError, words
 
 DEFAULT_FOLDER_FPS = 30.0
 # The size is checked here, by the same bound as for videos; Pillow's own check warns far below it.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from extract.sampling import Item, Window
+from extract.decode.sampling import Item, Window
 from shared.remote_files import Source
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ class Job:
     """One video to decode, and for which streams.
 
     Attributes:
-        file: where it is. Only a file or folder of this machine can be decoded; see extract/fetching.py.
+        file: where it is. Only a file or folder of this machine can be decoded; see extract/decode/fetching.py.
         changed: the file is not the one that the cached streams were made from; they are void.
         allow_truncated: a file that ends early is taken as far as it goes.
         origin: what tells the object of a store that ``file`` is a copy of; None: it is no copy.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from extract.commands import explained, out
+from extract.commands.parts import explained, out
 from shared.cache import FeatureCache
 from shared.datasets import cache_of
 

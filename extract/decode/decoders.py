@@ -17,14 +17,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from extract.decode_child import GIB, PreparingHalf, Work
-from extract.decode_process import LOOK_S, START_S, DecoderProcess, DecoderStartError, Lost
-from extract.decode_video import CHANGED
-from extract.decode_wire import Alive, Message, Ready, Spent
-from extract.events import Event, Failed, Finished, Job, Opened, Read, Stopped
-from extract.sampling import Item, Window
-from extract.turns import Turns
-from extract.video_types import UnreadableFile
+from extract.decode.child import GIB, PreparingHalf, Work
+from extract.decode.events import Event, Failed, Finished, Job, Opened, Read, Stopped
+from extract.decode.one_video import CHANGED
+from extract.decode.process import LOOK_S, START_S, DecoderProcess, DecoderStartError, Lost
+from extract.decode.sampling import Item, Window
+from extract.decode.turns import Turns
+from extract.decode.wire import Alive, Message, Ready, Spent
+from extract.video import UnreadableFile
 from shared.cache import VideoInfo
 from shared.windows import WindowSpec
 
@@ -145,7 +145,7 @@ class Decoders:
         """
         halves = {stream: encoders[stream] for stream in job.streams}
         window = {"size": spec.size, "stride": spec.stride, "samples": dict(spec.samples), "sampling": spec.sampling}
-        assert isinstance(job.file, Path), "a copy of it can be decoded; see extract/fetching.py"
+        assert isinstance(job.file, Path), "a copy of it can be decoded; see extract/decode/fetching.py"
         here = replace(job, file=job.file.absolute())
         work = pickle.dumps(Work(here, window, halves, number, self._memory, min(1.0, self._timeout_s / 4)))
         handing = _HandingOut(put, job.streams)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from extract.video_types import VideoError
+from extract.video.types import VideoError
 
 # ISO/IEC 14496-12 and QuickTime, outermost level.
 BOXES = frozenset(

@@ -21,10 +21,10 @@ import numpy as np
 from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 
-from extract.frame_folder import open_folder
-from extract.promises import Promise, Tally, is_cut_off, read_promise, shortfall
-from extract.source_files import check_regular, is_folder, read_source, source_stamp, unreadable
-from extract.video_types import MAX_PIXELS, DecodedFrame, OpenVideo, VideoError, words
+from extract.video.folder import open_folder
+from extract.video.promises import Promise, Tally, is_cut_off, read_promise, shortfall
+from extract.video.sources import check_regular, is_folder, read_source, source_stamp, unreadable
+from extract.video.types import MAX_PIXELS, DecodedFrame, OpenVideo, VideoError, words
 
 # FFmpeg's names of the formats of VIDEO_SUFFIXES and of bare streams. Not among them, on purpose: playlists, manifests
 # and scripts (hls, dash, concat, sdp, image2 ...), which read other files or the network, and single pictures.

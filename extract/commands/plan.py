@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from extract.commands import err, explained, how_made, load, note, out, stream_names
+from extract.commands.parts import err, explained, how_made, load, note, out, stream_names
 from extract.config import ExtractConfig
 from shared.cache import CacheError, FeatureCache
 from shared.datasets import cache_of, find_dataset
@@ -44,8 +44,8 @@ def plan(
     from extract.config import find_preset, with_options
     from extract.cost import cache_bytes, count_work, measure_lengths
     from extract.loading import fit_memory
-    from extract.show import StepDisplay
-    from extract.show_plan import print_bytes, print_counts, print_hours
+    from extract.show.plan import print_bytes, print_counts, print_hours
+    from extract.show.progress import StepDisplay
 
     made_with = how_made(preset, like, options)
     config = with_options(find_preset(made_with["preset"]), **made_with["options"])
@@ -75,8 +75,8 @@ def plan(
     found = total = None
     if calibrated and work.videos:
         from extract.calibrate import calibrate
+        from extract.decode.preparing import num_cores
         from extract.estimate import estimate
-        from extract.preparing import num_cores
 
         with err.status("calibrating") as status:
             found = calibrate(config, wanted, lengths, work, lambda words: status.update(f"calibrating: {words}"))
@@ -125,10 +125,10 @@ def _tell_shards(
     workers: int,
 ) -> None:
     """What is left for each shard, and how long it takes on a machine like this."""
+    from extract.decode.preparing import num_cores
     from extract.estimate import estimate
-    from extract.preparing import num_cores
     from extract.shards import split
-    from extract.show_plan import print_shards
+    from extract.show.plan import print_shards
 
     by_id = {length.video.id: length for length in lengths}
     works = [count_work([by_id[v] for v in part]) for part in split(manifest, count, url).parts]

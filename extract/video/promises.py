@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from extract.containers import walk_file
+from extract.video.containers import walk_file
 
 if TYPE_CHECKING:
     import av

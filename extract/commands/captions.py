@@ -1,4 +1,4 @@
-"""The commands about captions: look at them, take them out, put others in. Statuses as in extract/commands.py."""
+"""The commands about captions: look at them, take them out, put others in. Statuses: extract/commands/__init__.py."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from extract.caption_files import NEEDED, CaptionRow, check_out, read_captions, write_captions
-from extract.commands import as_interrupt, err, explained, out
+from extract.commands.parts import as_interrupt, err, explained, out
 from extract.encoders.captioners.quality import CaptionCounts
 from shared.cache import CacheError, FeatureCache
 from shared.datasets import cache_of
@@ -59,7 +59,7 @@ def recaption(dataset: str, *, file: Path, cache: str | None, preset: str | None
     from extract.config import find_preset, with_options
     from extract.recaption import captioned_frames, check_captions, recipe_of
     from extract.recaption import recaption as replace
-    from extract.show import StepDisplay
+    from extract.show.progress import StepDisplay
 
     url = cache_of(dataset, cache)
     store = FeatureCache.open(url)

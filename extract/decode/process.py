@@ -11,8 +11,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
-from extract.decode_wire import SETUP_FAILED, Message, receive, send_bytes
-from extract.turns import Turns
+from extract.decode.turns import Turns
+from extract.decode.wire import SETUP_FAILED, Message, receive, send_bytes
 
 START_S = 60.0  # for a new process to come up, on a busy machine
 BUFFER_BYTES = 2**20
@@ -77,7 +77,7 @@ class DecoderProcess:
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)  # pictures; the system has its own bound
         path = [os.path.abspath(p) for p in sys.path if isinstance(p, str)]
         numbers = f"{theirs.fileno()}, {turns.fileno()}, {self.row}, {rows}"
-        start = f"import sys; sys.path[:] = {path!r}; from extract.decode_child import main; main({numbers})"
+        start = f"import sys; sys.path[:] = {path!r}; from extract.decode.child import main; main({numbers})"
         # The terminal is not for what libraries have to say.
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         try:

@@ -11,7 +11,7 @@ from extract.calibrate import BUDGET_S, Calibration
 from extract.config import ExtractConfig
 from extract.cost import Length, Work
 from extract.estimate import Estimate
-from extract.show_dataset import print_table
+from extract.show.dataset import print_table
 
 SHOWN = 5
 _NAMES = {

@@ -1,7 +1,7 @@
 """Which frames of a video are needed: frames in decode order -> the items and windows of WindowSpec.plan.
 
 Plain bookkeeping, while the number of frames is still unknown. What is sampled comes out as drafts: converting to RGB
-and resizing costs several times what decoding costs, and is left to whoever has time (extract/preparing.py).
+and resizing costs several times what decoding costs, and is left to whoever has time (extract/decode/preparing.py).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from extract.commands import explained, out
+from extract.commands.parts import explained, out
 from extract.config import CaptionerConfig
 from shared.cache import FeatureCache
 from shared.datasets import find_dataset
@@ -34,7 +34,7 @@ def captioner(config: CaptionerConfig) -> int:
 def dataset(name: str, *, root: str | None, cache: str | None) -> int:
     """``extract doctor --dataset``: 0 all that is there is usable, 1 some is not, 2 nothing is."""
     from extract.dataset_doctor import examine
-    from extract.show_dataset import print_checkup
+    from extract.show.dataset import print_checkup
 
     store = FeatureCache.open(cache) if cache is not None else None
     known = store.paths().values() if store is not None else ()

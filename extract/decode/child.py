@@ -1,6 +1,6 @@
 """A decoder process: reads one video at a time and sends what ``video_events`` says, until nobody listens any more.
 
-Started by extract/decode_process.py. FFmpeg and PIL read hostile files here, so that a crash, a hang or a lack of
+Started by extract/decode/process.py. FFmpeg and PIL read hostile files here, so that a crash, a hang or a lack of
 memory is the end of this process and of one video. It imports no torch, jax or zarr: it starts in a fifth of a second.
 """
 
@@ -21,12 +21,12 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, cast
 
-from extract.decode_video import failure, video_events
-from extract.decode_wire import SETUP_FAILED, Alive, Message, Ready, Spent, receive_bytes, send
-from extract.events import Failed, Job, Read
+from extract.decode.events import Failed, Job, Read
+from extract.decode.one_video import failure, video_events
+from extract.decode.preparing import MAX_THREADS, InOrder, PreparePool, num_cores
+from extract.decode.turns import LOOK_S, Turns
+from extract.decode.wire import SETUP_FAILED, Alive, Message, Ready, Spent, receive_bytes, send
 from extract.preparation import Preparation
-from extract.preparing import MAX_THREADS, InOrder, PreparePool, num_cores
-from extract.turns import LOOK_S, Turns
 from shared.windows import WindowSpec
 
 GIB = 2**30

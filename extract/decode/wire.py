@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from extract.events import Failed, Opened, Read
-from extract.sampling import Item, Window
+from extract.decode.events import Failed, Opened, Read
+from extract.decode.sampling import Item, Window
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """Decode workers: each reads one video ahead of the encoders into a queue bounded in bytes.
 
 The encoders take videos strictly in order, so that batches do not depend on timing; while they work on one video, the
-workers already decode the next ones. Every worker has a process that decodes for it (extract/decoders.py), so
+workers already decode the next ones. Every worker has a process that decodes for it (extract/decode/decoders.py), so
 that a video which crashes or hangs the decoder is the end of that process only. A full queue is not read into any more;
-the process then waits in its turn. A video on an object store is copied first (extract/fetching.py).
+the process then waits in its turn. A video on an object store is copied first (extract/decode/fetching.py).
 
 Encoders whose ``prepare`` cannot be sent to another process have their videos decoded by threads of this one. Both ways
 give the same events. Large frames are converted and resized by a pool of threads, per process.
@@ -19,14 +19,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from typing import Any
 
-from extract.decode_child import PreparingHalf
-from extract.decode_video import failure, video_events
-from extract.decoders import TIMEOUT_S, Decoders, VideoDecoders, finished, portable
+from extract.decode.child import PreparingHalf
+from extract.decode.decoders import TIMEOUT_S, Decoders, VideoDecoders, finished, portable
+from extract.decode.events import Event, Failed, Finished, Job, Opened, Read, Stopped
+from extract.decode.fetching import Copies
+from extract.decode.one_video import failure, video_events
+from extract.decode.preparing import MAX_THREADS, InOrder, PreparePool, num_cores
 from extract.encoders.contract import TimelineEncoder, WindowEncoder
-from extract.events import Event, Failed, Finished, Job, Opened, Read, Stopped
-from extract.fetching import Copies
-from extract.preparing import MAX_THREADS, InOrder, PreparePool, num_cores
-from extract.video_types import VideoError
+from extract.video import VideoError
 from shared.windows import WindowSpec
 
 

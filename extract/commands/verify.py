@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 
-from extract.commands import err, explained, load, out
+from extract.commands.parts import err, explained, load, out
 from extract.jobs import DAMAGED, NEXT, TEXT
 from shared.cache import CacheError, FeatureCache
 from shared.cache_verify import REDO, damaged_part
@@ -47,7 +47,7 @@ class Look:
 @explained
 def verify(dataset: str, *, cache: str | None) -> int:
     """0 if all is well, 1 if something is damaged. One bad place does not keep the others from being looked at."""
-    from extract.show import StepDisplay
+    from extract.show.progress import StepDisplay
 
     url = cache_of(dataset, cache)
     store = FeatureCache.open(url)

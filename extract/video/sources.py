@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from extract.video_types import UnreadableFile, VideoError
+from extract.video.types import UnreadableFile, VideoError
 from shared.remote_files import RemoteFile, Source
 
 IMAGE_SUFFIXES = frozenset([".jpg", ".jpeg", ".png"])

@@ -20,9 +20,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from extract.events import Job
-from extract.source_files import unreadable
-from extract.video_types import UnreadableFile
+from extract.decode.events import Job
+from extract.video import UnreadableFile
+from extract.video.sources import unreadable
 from shared.remote_files import RemoteFile, Stamp
 
 PREFIX, LOCK = "crossgru-videos-", "lock"

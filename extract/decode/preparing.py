@@ -1,7 +1,7 @@
 """Drafts to items on all cores: converting to RGB and resizing, which costs several times what decoding does.
 
 Videos that are decoded by threads of one process share one pool, which serves the earliest video first; a decoder
-process has a pool of its own and waits for its turn (extract/turns.py).
+process has a pool of its own and waits for its turn (extract/decode/turns.py).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
-from extract.sampling import Draft, Item
+from extract.decode.sampling import Draft, Item
 
 MAX_THREADS = 16  # beyond, the copies that hold Python's lock leave nothing to gain
 
