@@ -4,16 +4,31 @@ PYTHON  ?= python3
 VENV    ?= .venv
 DATASET ?= demo
 TASK    ?= violence
-PRESET  ?= $(if $(filter demo,$(DATASET)),mini,base)
 ROOT    ?=
 CACHE   ?=
+VIDEO   ?=
+RUN     ?=
+OUT     ?=
 ARGS    ?=
 
 PY    := $(VENV)/bin/python
 READY := $(VENV)/.ready
-where := $(if $(ROOT),--root "$(ROOT)") $(if $(CACHE),--cache "$(CACHE)")
 
-.PHONY: help setup demo miniature plan extract train predict report status test check bench clean
+# Names and paths reach the recipes as the environment, word for word: $(value ...) keeps make from expanding a "$(...)"
+# in a file name, and "$$DATASET" keeps the shell from reading quotes and semicolons in it. ARGS alone is shell text.
+override DATASET := $(value DATASET)
+override TASK    := $(value TASK)
+override ROOT    := $(value ROOT)
+override CACHE   := $(value CACHE)
+override VIDEO   := $(value VIDEO)
+override RUN     := $(value RUN)
+override OUT     := $(value OUT)
+PRESET ?= $(if $(filter demo,$(DATASET)),mini,base)
+override PRESET  := $(if $(findstring command,$(origin PRESET))$(findstring environment,$(origin PRESET)),$(value PRESET),$(PRESET))
+export DATASET TASK ROOT CACHE VIDEO RUN OUT PRESET
+where := $${ROOT:+--root "$$ROOT"} $${CACHE:+--cache "$$CACHE"}
+
+.PHONY: help setup demo miniature plan extract train predict report status export test soak check bench clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -41,27 +56,34 @@ miniature: $(READY) ## train the miniature encoders from nothing (40 minutes) an
 	$(PY) -m extract.miniature.check
 
 plan: $(READY) ## what extracting DATASET would cost: frames, windows, bytes, hours
-	$(PY) -m extract plan "$(DATASET)" --preset $(PRESET) $(where) $(ARGS)
+	$(PY) -m extract plan --preset "$$PRESET" $(where) $(ARGS) -- "$$DATASET"
 
 extract: $(READY) ## run the encoders over DATASET once; resumes where it stopped
-	$(PY) -m extract run "$(DATASET)" --preset $(PRESET) $(where) $(ARGS)
+	$(PY) -m extract run --preset "$$PRESET" $(where) $(ARGS) -- "$$DATASET"
 
 train: $(READY) ## cross-validate a head on the cache of DATASET for TASK
-	$(PY) -m train cv "$(DATASET)" --task $(TASK) $(where) $(ARGS)
+	$(PY) -m train cv --task "$$TASK" $(where) $(ARGS) -- "$$DATASET"
 
 predict: $(READY) ## score VIDEO=clip.mp4 with the latest run of TASK trained on DATASET
-	@test -n "$(VIDEO)" || { echo "usage: make predict VIDEO=clip.mp4 [DATASET=demo] [TASK=violence]"; exit 2; }
-	$(PY) -m extract run "$(VIDEO)" --like "$(if $(CACHE),$(CACHE),$(DATASET))"
-	$(PY) -m train predict "$(VIDEO)" --trained-on "$(DATASET)" --task $(TASK) $(ARGS)
+	@test -n "$$VIDEO" || { echo "usage: make predict VIDEO=clip.mp4 [DATASET=demo] [TASK=violence]"; exit 2; }
+	$(PY) -m extract run --like "$${CACHE:-$$DATASET}" -- "$$VIDEO"
+	$(PY) -m train predict --trained-on "$$DATASET" --task "$$TASK" $(ARGS) -- "$$VIDEO"
 
 report: $(READY) ## write report.html of the latest run again (RUN=runs/... for another)
-	$(PY) -m train report $(if $(RUN),--run "$(RUN)")
+	$(PY) -m train report $${RUN:+--run "$$RUN"}
 
 status: $(READY) ## what is extracted of DATASET, what failed and why
-	$(PY) -m extract status "$(DATASET)" $(where)
+	$(PY) -m extract status $(where) -- "$$DATASET"
 
 test: $(READY) ## run the test suite
 	OMP_NUM_THREADS=1 $(PY) -m pytest $(ARGS)
+
+export: $(READY) ## copy the features of DATASET to OUT=features.h5 (ARGS='--format parquet' for a folder of tables)
+	@test -n "$$OUT" || { echo "usage: make export OUT=features.h5 [DATASET=demo]"; exit 2; }
+	$(PY) -m extract export --output "$$OUT" $(where) $(ARGS) -- "$$DATASET"
+
+soak: $(READY) ## run the long tests: kills, fuzzing (SOAK_SEED=n repeats a run, SOAK_CASES=n shortens it)
+	OMP_NUM_THREADS=1 $(PY) -m pytest tests -m soak $(ARGS)
 
 check: $(READY) ## lint, types and tests
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy

@@ -1,8 +1,8 @@
 """Decoders side by side on the same files: frames per second, and whether counts, times and pixels are equal.
 
-The reference is what extract/video.py does: PyAV, one thread, from the first frame to the last. Against it: PyAV's
-other thread types with two threads, and torchcodec where it can be imported (the project does not depend on it; it
-loads the FFmpeg it finds, and on a machine without one it can be given PyAV's own, see NOTES.md).
+The reference is what extract/video/reading.py does: PyAV, one thread, from the first frame to the last. Against it:
+PyAV's other thread types with two threads, and torchcodec where it can be imported (the project does not depend on it;
+it loads the FFmpeg it finds, and on a machine without one it can be given PyAV's own, see NOTES.md).
 
     python benchmarks/decode.py                       # ../shared/videos beside the checkout, and two rendered files
     python benchmarks/decode.py --videos FOLDER --json out.json
@@ -36,7 +36,7 @@ EVERY = 4
 
 
 def pyav(path: Path, thread_type: str, count: int) -> Frames:
-    """extract/video.py with another thread type."""
+    """extract/video/reading.py with another thread type."""
     with open_video(path) as video:
         assert video.codec is not None
         video.codec.thread_type, video.codec.thread_count = thread_type, count  # nothing has been decoded yet

@@ -25,18 +25,18 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import av
 import numpy as np
 
-from extract.decode import DecodeAhead, Failed, Finished, Job
+from extract.decode.ahead import DecodeAhead, Decoders, Failed, Finished, Job
+from extract.decode.sampling import Item, Window
 from extract.encoders.captioners.offline import OfflineCaptioner
 from extract.encoders.contract import Rows
 from extract.pipeline import MAX_QUEUE_BYTES, plan_jobs, run
 from extract.plan import TimelinePacker, WindowPacker
-from extract.sampling import Item, Window
+from extract.preparation import ClipFrames, VideoPrismFrames
 from shared.cache import FeatureCache
 from shared.ledger import FailureLedger
 from shared.manifest import Manifest, Video
@@ -86,6 +86,11 @@ class SleepingFrames:
     sleep_s: float = 0.0
     calls: int = 0
 
+    @property
+    def preparation(self) -> Any:
+        """Sent to the decoder processes."""
+        return self.prepare
+
     def encode(self, items: np.ndarray) -> Rows:
         self.calls += 1
         time.sleep(self.sleep_s)
@@ -113,6 +118,11 @@ class SleepingWindows:
     windows_s: float = 0.0
     calls: dict[str, int] = field(default_factory=lambda: {"frames": 0, "windows": 0})
 
+    @property
+    def preparation(self) -> Any:
+        """Sent to the decoder processes."""
+        return self.prepare
+
     def encode_frames(self, frames: np.ndarray, slots: np.ndarray) -> None:
         self.calls["frames"] += 1
         time.sleep(self.frames_s)
@@ -130,17 +140,14 @@ def sleeping_encoders() -> dict[str, Any]:
     """Sleeping encoders with the real ones' ``prepare`` halves; no weights are made."""
     import open_clip
 
-    from extract.encoders.clip import ClipImageEncoder
-    from extract.encoders.videoprism import VideoPrismEncoder
+    from extract.encoders.clip import light_step
 
-    prism = SimpleNamespace(image_size=288, resize="squash")
     steps = open_clip.transform.image_transform(224, is_train=False).transforms[:2]
-    clip = SimpleNamespace(_clip=SimpleNamespace(picture_steps=steps))
     captioner = OfflineCaptioner()
     return {
-        "video": SleepingWindows(lambda frame: VideoPrismEncoder.prepare(prism, frame)),  # type: ignore[arg-type]
-        "image": SleepingFrames("image", lambda frame: ClipImageEncoder.prepare(clip, frame)),  # type: ignore[arg-type]
-        "text": SleepingFrames("text", captioner.prepare, captioner.context, batch_size=8),
+        "video": SleepingWindows(VideoPrismFrames(288)),
+        "image": SleepingFrames("image", ClipFrames(tuple(light_step(step) for step in steps))),
+        "text": SleepingFrames("text", captioner.preparation, captioner.context, batch_size=8),
     }
 
 
@@ -163,9 +170,11 @@ def decode_only(jobs: Sequence[Job], encoders: dict[str, Any], workers: int) -> 
     """Seconds and frames of the decode workers alone, and their events without the pictures."""
     events: list[Any] = []
     num_frames = 0
-    decode = DecodeAhead(WindowSpec(), encoders, workers, MAX_QUEUE_BYTES)
+    decoders = Decoders(workers)
+    decoders.start(wait=True)  # a fifth of a second that belongs to a run, not to a frame
+    decode = DecodeAhead(WindowSpec(), encoders, workers, MAX_QUEUE_BYTES, decoders=decoders)
     started = time.perf_counter()
-    with closing(decode.run(jobs)) as videos:
+    with decoders, closing(decode.run(jobs)) as videos:
         for job, found in videos:
             for event in found:
                 if isinstance(event, Item):
@@ -176,7 +185,8 @@ def decode_only(jobs: Sequence[Job], encoders: dict[str, Any], workers: int) -> 
                 elif isinstance(event, Failed):
                     raise SystemExit(f"{job.path} cannot be used here: {event.message}")
                 events.append((job.video, event))
-    return time.perf_counter() - started, num_frames, events
+        seconds = time.perf_counter() - started
+    return seconds, num_frames, events
 
 
 def encode_only(events: list[Any], encoders: dict[str, Any]) -> float:

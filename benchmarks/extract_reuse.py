@@ -35,9 +35,9 @@ from sections import gpu
 from sections.flops import stage_gigaflops
 
 from extract.config import CaptionerConfig, ClipConfig, ExtractConfig, VideoPrismConfig
+from extract.decode.sampling import Item, Window
 from extract.encoders import build_encoder
 from extract.plan import TimelinePacker, WindowPacker
-from extract.sampling import Item, Window
 from shared.windows import WindowPlan, WindowSpec
 
 STREAMS = {"videoprism": "video", "clip": "image", "captions": "text"}

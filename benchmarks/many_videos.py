@@ -35,7 +35,7 @@ import numpy as np
 from extract_pipeline import SHARES, calibrate, count_batches, decode_only, encode_only, render, sleeping_encoders
 
 from extract.config import PRESETS
-from extract.decode import Job
+from extract.decode.ahead import Job
 from extract.encoders import build_encoders
 from extract.pipeline import plan_jobs, run
 from shared.cache import FeatureCache

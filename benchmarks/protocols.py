@@ -45,8 +45,9 @@ from train.config import TrainConfig
 from train.crossval import assign_folds
 from train.data import cached_videos, load_features
 from train.evaluate import TrackScores
+from train.files import write_json
 from train.postprocess import identity, tune
-from train.runs import create_run, run_facts, write_json
+from train.runs import create_run, run_facts
 from train.tasks import task_named
 from train.tracks import read_tracks
 

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from extract import options as o
+from extract.commands import options as o
+from extract.interchange.cli import export, import_
 
 app = typer.Typer(
     name="crossgru-extract",
@@ -33,12 +34,36 @@ def run(
     cache: o.Cache = None,
     root: o.Root = None,
     streams: o.Streams = "video,image,text",
+    shard: o.OneShard = None,
     overwrite: Annotated[
-        str, typer.Option(help="Streams to replace where of another recipe or damaged, or 'all'.")
+        str,
+        typer.Option(
+            help="Streams to replace where of another recipe or damaged, or 'all'; or 'damaged': what does not have "
+            "its checksums, and nothing of another recipe."
+        ),
     ] = "",
-    retry_failed: Annotated[bool, typer.Option(help="Try videos again that failed before.")] = False,
+    retry_failed: Annotated[
+        bool,
+        typer.Option(
+            help="Try all videos again that failed before. Without it a run tries those once more whose failure may be "
+            "the machine's; after two failures, or one that is plainly the file's, a video waits for this option or "
+            "for its file to change."
+        ),
+    ] = False,
+    include_truncated: Annotated[
+        bool,
+        typer.Option(
+            help="Take videos that end early as far as they go. Without it they fail; with it status and every report "
+            "name them, with the frames that were decoded and promised."
+        ),
+    ] = False,
     workers: o.Workers = 2,
+    video_timeout: o.VideoTimeout = 60.0,
     gpu_memory: o.GpuMemory = None,
+    device: o.Device = "auto",
+    engine: o.Engine = "local",
+    address: o.Address = None,
+    actors: o.Actors = None,
     stride: o.Stride = None,
     sampling: o.Sampling = None,
     videoprism_weights: o.VideoprismWeights = None,
@@ -59,20 +84,27 @@ def run(
     thumbnails: o.Thumbnails = None,
 ) -> None:
     """Extract features. Safe to interrupt and to repeat: what is complete is skipped, what failed is in the ledger."""
-    from extract import commands
+    from extract.commands.run import run as command
 
     raise typer.Exit(
-        commands.run(
+        command(
             dataset,
             preset=preset,
             like=like,
             cache=cache,
             root=root,
             streams=streams,
+            shard=shard,
             overwrite=overwrite,
             retry_failed=retry_failed,
+            include_truncated=include_truncated,
             workers=workers,
+            video_timeout=video_timeout,
             gpu_memory=gpu_memory,
+            device=device,
+            engine=engine,
+            address=address,
+            actors=actors,
             options={
                 "stride": stride,
                 "sampling": sampling,
@@ -108,6 +140,7 @@ def plan(
     streams: o.Streams = "video,image,text",
     workers: o.Workers = 2,
     gpu_memory: o.GpuMemory = None,
+    shards: o.Shards = None,
     calibrate: Annotated[bool, typer.Option(help="Time every stage on this machine, 20 seconds at most.")] = True,
     json: Annotated[Path | None, typer.Option(help="Write the figures to this file, too.")] = None,
     stride: o.Stride = None,
@@ -123,7 +156,7 @@ def plan(
     thumbnails: o.Thumbnails = None,
 ) -> None:
     """Say what 'run' with the same options would cost: frames, windows, bytes and hours. Nothing is downloaded."""
-    from extract import plan_commands
+    from extract.commands.plan import plan as command
 
     if dataset is None or dataset_ is not None:
         if (dataset is None) == (dataset_ is None):
@@ -143,7 +176,7 @@ def plan(
         "thumbnails": thumbnails,
     }
     raise typer.Exit(
-        plan_commands.plan(
+        command(
             str(dataset),
             preset=preset,
             like=like,
@@ -152,6 +185,7 @@ def plan(
             streams=streams,
             workers=workers,
             gpu_memory=gpu_memory,
+            shards=shards,
             calibrated=calibrate,
             json_file=json,
             options=options,
@@ -162,17 +196,32 @@ def plan(
 @app.command()
 def status(dataset: o.Dataset, cache: o.Cache = None, root: o.Root = None) -> None:
     """Show what is complete, missing and failed."""
-    from extract import commands
+    from extract.commands.status import status as command
 
-    raise typer.Exit(commands.status(dataset, cache=cache, root=root))
+    raise typer.Exit(command(dataset, cache=cache, root=root))
 
 
 @app.command()
 def verify(dataset: o.Dataset, cache: o.Cache = None) -> None:
     """Recompute every checksum of a cache; find missing, damaged and non-finite data."""
-    from extract import commands
+    from extract.commands.verify import verify as command
 
-    raise typer.Exit(commands.verify(dataset, cache=cache))
+    raise typer.Exit(command(dataset, cache=cache))
+
+
+@app.command()
+def index(
+    dataset: o.Dataset,
+    cache: o.Cache = None,
+    rebuild: Annotated[bool, typer.Option(help="Look at every video, whatever the index says.")] = False,
+) -> None:
+    """Put the index of a large cache in order, which status, resumed runs and training read instead of every video.
+
+    It is kept by itself. Rebuild it where files of the cache were changed by other means.
+    """
+    from extract.commands.index import index as command
+
+    raise typer.Exit(command(dataset, cache=cache, rebuild=rebuild))
 
 
 @app.command()
@@ -185,9 +234,9 @@ def captions(
     ] = None,
 ) -> None:
     """List the captions in a cache, frame by frame, or write them to a file."""
-    from extract import caption_commands
+    from extract.commands.captions import captions as command
 
-    raise typer.Exit(caption_commands.captions(dataset, cache=cache, video=video, file=out))
+    raise typer.Exit(command(dataset, cache=cache, video=video, file=out))
 
 
 @app.command()
@@ -207,7 +256,7 @@ def recaption(
 
     The file has one row for every captioned frame of every video. Safe to interrupt and to repeat.
     """
-    from extract import caption_commands
+    from extract.commands.captions import recaption as command
 
     options = {
         "clip_model": clip_model,
@@ -215,7 +264,11 @@ def recaption(
         "dtype": dtype,
         "long_captions": long_captions,
     }
-    raise typer.Exit(caption_commands.recaption(dataset, file=file, cache=cache, preset=preset, options=options))
+    raise typer.Exit(command(dataset, file=file, cache=cache, preset=preset, options=options))
+
+
+app.command()(export)
+app.command("import")(import_)
 
 
 @app.command()
@@ -238,7 +291,7 @@ def doctor(
 
     Nothing is decoded, downloaded or loaded.
     """
-    from extract import doctor as commands
+    from extract.commands import doctor as commands
     from extract.config import CaptionerConfig
 
     if (dataset is None) == (captioner is None):
@@ -262,9 +315,9 @@ def demo(
     seed: Annotated[int, typer.Option(help="Another seed renders another data set.")] = 0,
 ) -> None:
     """Render the demo data set: videos with frame-level violence and valence-arousal labels."""
-    from extract import commands
+    from extract.commands.demo import demo as command
 
-    raise typer.Exit(commands.demo(root, seed))
+    raise typer.Exit(command(root, seed))
 
 
 if __name__ == "__main__":

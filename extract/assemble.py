@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from extract.decode import Job
+from extract.decode.ahead import Job
 from extract.encoders.contract import Rows, TimelineEncoder, WindowEncoder, join_rows
 from shared.cache import CacheError, FeatureCache, VideoInfo
 from shared.cache_arrays import StreamWriter
@@ -27,10 +27,15 @@ class CacheWriteError(OSError):
     """The cache cannot be written, whatever the video: disk full, store unreachable, no permission."""
 
 
+class ClaimLost(CacheError):
+    """Another run has taken this video over: it writes the same streams, and this run no longer should."""
+
+
 class WriteThread:
     """Runs writes in order in one thread. A write that fails for the data fails its video; any other ends the run."""
 
-    def __init__(self) -> None:
+    def __init__(self, url: str = "") -> None:
+        self._url = url  # of the cache, for messages
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._room = threading.BoundedSemaphore(MAX_WAITING_WRITES)
         self._fatal: BaseException | None = None
@@ -70,7 +75,8 @@ class WriteThread:
 
     def _raise_fatal(self) -> None:
         if isinstance(self._fatal, OSError):
-            raise CacheWriteError(f"the cache cannot be written: {self._fatal}") from self._fatal
+            reason = self._fatal.strerror or self._fatal
+            raise CacheWriteError(f"the cache {self._url} cannot be written: {reason}") from self._fatal
         if self._fatal is not None:
             raise self._fatal
 
@@ -92,7 +98,9 @@ class Assembly:
         writes: WriteThread,
         encoders: Mapping[str, TimelineEncoder | WindowEncoder],
         recipes: Mapping[str, Recipe],
+        holds: Callable[[str], bool] = lambda video: True,
     ) -> None:
+        self._holds = holds  # whether a video is still this run's
         self.job, self.info = job, None  # type: tuple[Job, VideoInfo | None]
         self.error: CacheError | None = None
         self.complete = False
@@ -161,9 +169,15 @@ class Assembly:
                 self._write_frames(stream, before=None)
 
         def close() -> None:
+            self._check_claim()
             self._cache.write_info(self.job.video, info)
             for stream in self.job.streams:
                 self._writers[stream].finish()
+            self._check_claim()
             self.complete = True
 
         self._writes.submit(self, close)
+
+    def _check_claim(self) -> None:
+        if not self._holds(self.job.video):
+            raise ClaimLost(f"{self.job.video}: another run has taken it over")

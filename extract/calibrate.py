@@ -19,8 +19,8 @@ import numpy as np
 
 from extract.config import ExtractConfig
 from extract.cost import Length, Work
+from extract.decode.sampling import Draft, draft_video
 from extract.encoders.untrained import Parts, build_parts, preparers
-from extract.sampling import Draft, draft_video
 from extract.video import DecodedFrame, VideoError, open_video, read_source
 from shared.cache import FeatureCache, VideoInfo
 from shared.windows import WindowSpec

@@ -10,14 +10,16 @@ from __future__ import annotations
 import csv
 import difflib
 import hashlib
+import io
 import json
-import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
+
+from shared.whole_file import whole_file
 
 COLUMNS = ("video", "frame", "time_s", "caption")
 NEEDED = ("video", "frame", "caption")
@@ -99,16 +101,8 @@ def write_captions(path: Path, rows: Sequence[CaptionRow]) -> None:
         OSError: it cannot be written.
     """
     check_out(path)
-    part = path.with_name(path.name + ".part")
-    try:
-        _write_csv(part, rows) if path.suffix.lower() == ".csv" else _write_parquet(part, rows)
-        os.replace(part, path)
-    except OSError as error:
-        if error.filename:
-            error.filename, error.filename2 = str(path), None  # the part file is nothing that the user knows of
-        raise
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        _write_csv(file, rows) if path.suffix.lower() == ".csv" else _write_parquet(file, rows)
 
 
 def read_captions(path: Path) -> Captions:
@@ -137,11 +131,12 @@ def read_captions(path: Path) -> Captions:
 # ------------------------------------------------------------------ CSV
 
 
-def _write_csv(path: Path, rows: Sequence[CaptionRow]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, quoting=csv.QUOTE_NONNUMERIC)
-        writer.writerow(COLUMNS)
-        writer.writerows(rows)
+def _write_csv(file: BinaryIO, rows: Sequence[CaptionRow]) -> None:
+    text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+    writer = csv.writer(text, quoting=csv.QUOTE_NONNUMERIC)
+    writer.writerow(COLUMNS)
+    writer.writerows(rows)
+    text.detach()  # flushes, and leaves the file open
 
 
 def _read_csv(path: Path) -> tuple[list[CaptionRow], list[str]]:
@@ -188,13 +183,12 @@ def _long_fields() -> Iterator[None]:
 # ------------------------------------------------------------------ Parquet
 
 
-def _write_parquet(path: Path, rows: Sequence[CaptionRow]) -> None:
+def _write_parquet(file: BinaryIO, rows: Sequence[CaptionRow]) -> None:
     arrow, parquet = _arrow()
     types = {"video": arrow.string(), "frame": arrow.int64(), "time_s": arrow.float64(), "caption": arrow.string()}
     columns = [[getattr(row, name) for row in rows] for name in COLUMNS]
     arrays = [arrow.array(c, t) for c, t in zip(columns, types.values(), strict=True)]
-    with path.open("wb") as file:
-        parquet.write_table(arrow.Table.from_arrays(arrays, names=list(COLUMNS)), file)
+    parquet.write_table(arrow.Table.from_arrays(arrays, names=list(COLUMNS)), file)
 
 
 def _read_parquet(path: Path) -> tuple[list[CaptionRow], list[str]]:

@@ -114,6 +114,11 @@ class ExtractConfig:
     def __post_init__(self) -> None:
         check_long_captions(self.long_captions)
 
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """Streams whose encoder has published weights, or the user's."""
+        return tuple(s for s in self.window.samples if (self.video if s == "video" else self.clip).seed is None)
+
 
 def pool_slots(config: ExtractConfig) -> int:
     """Frames that VideoPrism's pool keeps: both batches fill while every frame of a window stays for the next ones."""
@@ -163,6 +168,11 @@ PRESETS: Mapping[str, ExtractConfig] = MappingProxyType(
         ),
     }
 )
+
+
+def is_packaged(recipe: Mapping[str, Any]) -> bool:
+    """Whether a stream is made with weights that are part of the package: the miniature's, which know rendered data."""
+    return str(recipe.get("weights", "")).startswith(PACKAGED)
 
 
 def find_preset(name: str) -> ExtractConfig:

@@ -99,7 +99,7 @@ def measure_lengths(
 
 
 def _measure(manifest: Manifest, cache: FeatureCache | None, video: Video) -> Length:
-    file = manifest.file(video)
+    file = manifest.local_file(video)
     complete, known = _cached(cache, video.id)
     try:
         num_bytes = source_stamp(file)["bytes"]

@@ -129,7 +129,7 @@ def _look_at_videos(manifest: Manifest, cache: FeatureCache | None, found: Check
     """Usable video -> frames, 0 if nobody knows."""
     frames: dict[str, int] = {}
     for video in manifest.videos:
-        file = manifest.file(video)
+        file = manifest.local_file(video)
         kind = "folder" if file.is_dir() else file.suffix.lower().lstrip(".")
         found.places.setdefault(str(Path(video.path).parent), Counter())[kind] += 1
         info = cache.info(video.id) if cache is not None else None
@@ -141,8 +141,8 @@ def _look_at_videos(manifest: Manifest, cache: FeatureCache | None, found: Check
                 frames[video.id] = opened.promised_frames
         except VideoError as error:
             found.broken.append(f"{video.path}: {error}")
-    parents = {manifest.file(v).parent for v in manifest.videos}
-    names = {manifest.file(v).name for v in manifest.videos}
+    parents = {manifest.local_file(v).parent for v in manifest.videos}
+    names = {manifest.local_file(v).name for v in manifest.videos}
     _look_beside({p for p in parents if p.is_dir()}, names, found)
     for pattern in ("cropped*", "*/cropped*"):
         for folder in sorted(p for p in manifest.root.glob(pattern) if p.is_dir() and not is_stray(p)):

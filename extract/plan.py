@@ -6,7 +6,7 @@ Two packers, both plain bookkeeping without a model:
     encoded once; it keeps its slot in the encoder's pool as long as a window may still need it.
 
 Blocks are packed across videos and have fixed shapes; only the last batch of a run is padded. Which frames of a video
-are needed says extract/sampling.py.
+are needed says extract/decode/sampling.py.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from extract.decode.sampling import Item, Window
 from extract.encoders.contract import Rows, TimelineEncoder, WindowEncoder
-from extract.sampling import Item, Window
 
 TimelineSink = Callable[[str, np.ndarray, Rows], None]
 WindowSink = Callable[[str, np.ndarray], None]

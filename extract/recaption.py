@@ -6,11 +6,13 @@ the old one holds (its pictures) is never lost, wherever the process is killed:
     1. write the new stream whole beside the old one, as "text-next"      2. remove "text"
     3. write "text" from the same rows                                    4. remove "text-next"
 
-Whoever comes next finishes what was begun (``_settle``).
+Whoever comes next finishes what was begun (``_settle``). A video is claimed meanwhile, as in a run
+(extract/sharing.py), and the cache as a whole, since two files at once would leave videos of both.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -18,10 +20,12 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from extract.caption_files import EDIT, SHOWN, CaptionFileError, Captions
+from extract.jobs import NEXT, TEXT
 from shared.cache import CacheError, FeatureCache, StreamData
+from shared.claims import open_claims
 from shared.recipe import Recipe, fingerprint
 
-TEXT, NEXT = "text", "text-next"
+WHOLE = "__recaption"  # claimed in the place of a video; no video can be called so
 
 
 class Tower(Protocol):
@@ -112,6 +116,7 @@ def recaption(
     captions: Captions,
     tower: Tower,
     progress: Callable[[int, int], None],
+    waits: Callable[[int, str], None] = lambda count, holder: None,
 ) -> Recaptioned:
     """Replace the text streams of every video of a cache. Safe to interrupt and to repeat.
 
@@ -121,27 +126,58 @@ def recaption(
         captions: passed ``check_captions``.
         tower: encodes them.
         progress: is told the videos looked at, and of how many.
+        waits: is told how many videos are left on which runs are at work, and who has the first.
 
     Raises:
-        CacheError: a feature is not finite or too large for float16.
+        CacheError: a feature is not finite or too large for float16, or another recaption is at work.
         OSError: the cache cannot be written.
     """
-    recipe, result = recipe_of(captions, tower), Recaptioned()
-    for number, (video, wanted) in enumerate(frames.items(), start=1):
-        sentences = [captions.videos[video][f] for f in wanted.tolist()]
-        _settle(cache, video, wanted)
-        old = _read(cache, video, TEXT, wanted)
-        if old is not None and fingerprint(old.recipe) == fingerprint(recipe) and old.captions == sentences:
-            result.skipped.append(video)
-        else:
-            if old is None and cache.has(video, TEXT):
-                result.unreadable.append(video)
-            _replace(
-                cache, video, recipe, Rows(wanted, tower.encode(sentences), sentences, old.thumbnails if old else None)
+    recipe, result, claims = recipe_of(captions, tower), Recaptioned(), open_claims(cache.url)
+    try:
+        if not claims.take(WHOLE, [TEXT]):
+            raise CacheError(
+                f"another recaption of {cache.url} is at work ({claims.holder(WHOLE, [TEXT]) or 'who is not known'}), "
+                "and of two files at once some videos would have the one and some the other: wait until it has ended"
             )
-            result.done.append(video)
-        progress(number, len(frames))
+        waiting = list(frames)
+        while waiting:
+            aside = []
+            for video in waiting:
+                if not claims.take(video, [TEXT]):
+                    aside.append(video)
+                    continue
+                sentences = [captions.videos[video][f] for f in frames[video].tolist()]
+                _recaption(cache, video, frames[video], sentences, tower, recipe, result)
+                claims.give(video)
+                progress(len(result.done) + len(result.skipped), len(frames))
+            waiting = aside
+            if waiting:
+                waits(len(waiting), str(claims.holder(waiting[0], [TEXT]) or "another run"))
+                time.sleep(claims.poll_s)
+    finally:
+        claims.close()
     return result
+
+
+def _recaption(
+    cache: FeatureCache,
+    video: str,
+    wanted: np.ndarray,
+    sentences: list[str],
+    tower: Tower,
+    recipe: Recipe,
+    result: Recaptioned,
+) -> None:
+    """Replace the text stream of one video, which this process has claimed."""
+    _settle(cache, video, wanted)
+    old = _read(cache, video, TEXT, wanted)
+    if old is not None and fingerprint(old.recipe) == fingerprint(recipe) and old.captions == sentences:
+        result.skipped.append(video)
+        return
+    if old is None and cache.has(video, TEXT):
+        result.unreadable.append(video)
+    _replace(cache, video, recipe, Rows(wanted, tower.encode(sentences), sentences, old.thumbnails if old else None))
+    result.done.append(video)
 
 
 class Rows(NamedTuple):

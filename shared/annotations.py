@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
+from shared.names import stays_below
+
 VA_NAMES = ("valence", "arousal")
 EXPR_NAMES = ("Neutral", "Anger", "Disgust", "Fear", "Happiness", "Sadness", "Surprise", "Other")
 AU_NAMES = tuple(f"AU{n}" for n in (1, 2, 4, 6, 7, 10, 12, 15, 23, 24, 25, 26))
@@ -55,11 +57,19 @@ def annotation_files(root: Path, patterns: Iterable[str]) -> list[Path]:
     """The files below the root that match one of the patterns, in order of pattern and name, without strays.
 
     Raises:
-        ValueError: A pattern that leaves the root: `root / "/abs"` would silently drop the root.
+        ValueError: A pattern that leaves the root (`root / "/abs"` would silently drop the root) or is none, or a link
+            that leads out of the root.
     """
     found: dict[Path, None] = {}
     for pattern in patterns:
         if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
             raise ValueError(f"annotation files must lie below {root}; the pattern {pattern!r} leaves it")
-        found.update(dict.fromkeys(sorted(f for f in root.glob(pattern) if not is_stray(f) and f.is_file())))
+        try:
+            files = sorted(f for f in root.glob(pattern) if not is_stray(f) and f.is_file())
+        except (ValueError, OSError) as error:  # a NUL, "**x", a name longer than the file system takes
+            raise ValueError(f"{pattern[:80]!r} is no pattern of annotation files: {error}") from None
+        for file in files:
+            if not stays_below(file.relative_to(root).as_posix(), root):
+                raise ValueError(f"annotation files must lie below {root}; {file} is a link to outside: copy the file")
+        found.update(dict.fromkeys(files))
     return [*found]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -22,6 +22,7 @@ from zarr.codecs import Crc32cCodec
 
 from shared.cache_direct import ChunkError, find_plain
 from shared.cache_nodes import MEND, METADATA, CacheError, put, put_group, stage
+from shared.cache_seals import SEAL, stream_seal
 from shared.recipe import Recipe, fingerprint
 
 CHUNK_BYTES = 8 * 2**20
@@ -35,6 +36,8 @@ FILL: dict[str, Any] = {
     "thumbnails": LOST_STRING,
 }
 STRING_ARRAYS = ("captions", "thumbnails")
+# Names of the axes by their number, so that xarray, too, knows which axes are the same.
+AXES = {1: ("row",), 2: ("row", "feature"), 3: ("window", "sample", "feature")}
 
 
 def checksum(values: np.ndarray) -> str:
@@ -53,6 +56,7 @@ def make_array(group: zarr.Group, name: str, shape: tuple[int, ...], chunks: tup
         dtype="str" if dtype is str else dtype,
         compressors=Crc32cCodec(),
         fill_value=FILL[name],
+        dimension_names=("frame",) if name == "pts" else AXES[len(shape)],
         config={"write_empty_chunks": True},
     )
 
@@ -159,12 +163,21 @@ def _read_plain(group: zarr.Group, name: str) -> np.ndarray | None:
 class StreamWriter:
     """Writes one stream of one video, row block by row block. ``finish`` marks it complete; until then it is nothing.
 
-    Rows are windows, (T, D) each, or unique frames, (D,) each, in ascending order.
+    Rows are windows, (T, D) each, or unique frames, (D,) each, in ascending order. ``finished`` is called in the end.
     """
 
-    def __init__(self, store: Store, path: str, *, kind: str, recipe: Recipe, where: str) -> None:
+    def __init__(
+        self,
+        store: Store,
+        path: str,
+        *,
+        kind: str,
+        recipe: Recipe,
+        where: str,
+        finished: Callable[[], None] = lambda: None,
+    ) -> None:
         assert kind in ("window", "timeline"), kind
-        self._store, self._path = store, path
+        self._store, self._path, self._finished = store, path, finished
         put_group(self._store, self._path, {})
         self._kind, self._recipe, self._where = kind, dict(recipe), where
         self._pending: list[np.ndarray] = []
@@ -223,8 +236,12 @@ class StreamWriter:
             assert len(values) == self.num_rows, (self._where, name)
             if name != "features":
                 checks[name] = checksum(values)
-        marks = {"kind": self._kind, "recipe": self._recipe, "fingerprint": fingerprint(self._recipe)}
-        put(self._store, self._path, whole_arrays(small), {**marks, "checksums": checks, "complete": True})
+        marks: dict[str, Any] = {"kind": self._kind, "recipe": self._recipe, "fingerprint": fingerprint(self._recipe)}
+        shape = (self.num_rows, *(self._row_shape or (1,)))
+        marks["checksums"] = checks
+        marks |= {SEAL: stream_seal(self._where, marks, shape), "complete": True}
+        put(self._store, self._path, whole_arrays(small), marks)
+        self._finished()
 
     def _flush(self, last: dict[str, np.ndarray] | None = None) -> None:
         """Write whole chunks; with ``last``, everything, but leave a stream that fits one chunk there to be written."""

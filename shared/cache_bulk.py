@@ -38,6 +38,11 @@ class StoredStream:
     _plain: PlainArray | None
 
     @property
+    def features_checksum(self) -> str:
+        """As it was noted when they were written; "" if it was not."""
+        return str(self._checksums.get("features", ""))
+
+    @property
     def num_rows(self) -> int:
         """Rows of features, those of all windows counted."""
         return int(np.prod(self.shape[:-1]))

@@ -25,7 +25,7 @@ from shared.cache_direct import read_file
 from shared.cache_local import remove_folder, sweep, write_file
 
 METADATA = "zarr.json"
-MEND = "find all such places with: python -m extract verify, and extract again with --overwrite"
+MEND = "find all such places with: python -m extract verify, and extract again with --overwrite damaged"
 _CONCURRENT = 32
 
 
@@ -203,11 +203,20 @@ def _own(names: Iterable[str], skip: Iterable[str]) -> list[str]:
     return sorted(n for n in {*names} - {METADATA, *skip} if not n.startswith(".") and not n.endswith(".partial"))
 
 
-async def _attrs(store: Store, path: str) -> Node:
+def raw_metadata(store: Store, path: str) -> bytes | None:
+    """Metadata of a node as stored, or None if there is none."""
+    return sync(_raw(store, path))
+
+
+async def _raw(store: Store, path: str) -> bytes | None:
     if isinstance(store, LocalStore):
-        return parse_group(read_file(f"{store.root}/{_key(path)}"), path)
+        return read_file(f"{store.root}/{_key(path)}")
     raw = await store.get(_key(path), buffer_prototype)
-    return parse_group(None if raw is None else raw.to_bytes(), path)
+    return None if raw is None else raw.to_bytes()
+
+
+async def _attrs(store: Store, path: str) -> Node:
+    return parse_group(await _raw(store, path), path)
 
 
 def _key(path: str) -> str:

@@ -23,6 +23,7 @@ def open_root(url: str, mode: Literal["r", "r+"]) -> zarr.Group | None:
     Raises:
         CacheError: something else is there.
     """
+    check_url(url)
     if "://" not in url and Path(url).is_file():
         raise CacheError(f"{url} is a file, a feature cache is a folder")
     try:
@@ -37,6 +38,22 @@ def open_root(url: str, mode: Literal["r", "r+"]) -> zarr.Group | None:
         raise CacheError(f"{url}: damaged (zarr.json of the cache itself: {error}); extract into a new one") from None
 
 
+def check_url(url: str) -> None:
+    """Refuse a URL with credentials in it: it ends in messages, logs and the configuration of runs.
+
+    Raises:
+        CacheError: does not repeat them.
+    """
+    scheme, separator, rest = url.partition("://")
+    found, at, place = rest.partition("/")[0].rpartition("@")
+    if separator and at and (":" in found or scheme in ("s3", "s3a")):
+        raise CacheError(
+            f"the URL of the cache ({scheme}://...@{place}) has credentials in it, which would end up in logs; give it "
+            "without, and the credentials where the store's own tools look for them (for S3: AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY, or ~/.aws)"
+        )
+
+
 def check_root(url: str, root: zarr.Group) -> None:
     """Refuse a group that is not a feature cache which this version reads.
 
@@ -46,10 +63,17 @@ def check_root(url: str, root: zarr.Group) -> None:
     attrs = dict(root.attrs)
     if attrs.get("format") != FORMAT:
         raise CacheError(f"{url} is a Zarr store, but not a crossgru cache (attribute format={attrs.get('format')!r})")
-    if attrs.get("format_version") != FORMAT_VERSION:
+    version = attrs.get("format_version")
+    if type(version) is not int:
         raise CacheError(
-            f"{url} has cache format version {attrs.get('format_version')!r}, this version of crossgru reads "
-            f"{FORMAT_VERSION}; use the crossgru version that wrote it or extract into a new cache"
+            f"{url}: damaged (zarr.json of the cache itself has no format_version, expected {FORMAT_VERSION}, found "
+            f"{version!r}); extract into a new one"
+        )
+    if version != FORMAT_VERSION:
+        other = "an older" if version < FORMAT_VERSION else "a newer"
+        raise CacheError(
+            f"{url} has cache format version {version}, this version of crossgru reads {FORMAT_VERSION}; use "
+            f"{other} crossgru, such as wrote it, or extract into a new cache (--cache NEW.zarr)"
         )
     try:
         WindowSpec.from_dict(attrs["window"])  # type: ignore[arg-type]

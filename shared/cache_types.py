@@ -14,13 +14,15 @@ import numpy as np
 from shared.cache_nodes import CacheError
 from shared.windows import WindowPlan
 
+MAX_NAMES = 20  # of videos in one message
+
 
 @dataclass(frozen=True)
 class VideoInfo:
     """What is known of a video once it has been decoded.
 
     Attributes:
-        source: {"path": relative posix path, "bytes": size, "sha256": hex digest}.
+        source: {"path": relative posix path, "bytes": size, "sha256": hex digest, "mtime_ns": or "etag": its mark}.
         fps: average frame rate, or 0.0 if the container does not say.
         num_frames: F, frames that were decoded (not what a header promised).
         width, height: displayed size in pixels, after rotation.
@@ -28,6 +30,8 @@ class VideoInfo:
         decoder: name, version and codec.
         pts: float64 (F,), presentation time of every frame in seconds.
         missing_frames: frames of a frame folder without a file; they show the nearest earlier picture.
+        truncated: {"decoded": frames, "promised": frames, 0 if the container does not say} of a video that ends early
+            and was to be taken all the same; else None, and not stored.
     """
 
     source: Mapping[str, Any]
@@ -39,11 +43,23 @@ class VideoInfo:
     decoder: str
     pts: np.ndarray = field(repr=False)
     missing_frames: int = 0
+    truncated: Mapping[str, int] | None = None
 
     def attrs(self) -> dict[str, Any]:
         """The JSON part, as stored in the video group."""
         names = ("fps", "num_frames", "width", "height", "rotation", "decoder", "missing_frames")
-        return {"source": dict(self.source), **{name: getattr(self, name) for name in names}}
+        facts = {"source": dict(self.source), **{name: getattr(self, name) for name in names}}
+        return facts if self.truncated is None else {**facts, "truncated": dict(self.truncated)}
+
+
+def truncated_words(videos: Mapping[str, Mapping[str, int]]) -> str:
+    """What has to be said of videos that end early and were taken all the same: name -> ``VideoInfo.truncated``."""
+    counts = [
+        f"{name} ({facts['decoded']} of {facts['promised'] or 'unknown'} frames)"
+        for name, facts in list(videos.items())[:MAX_NAMES]
+    ]
+    more = " ..." * (len(videos) > MAX_NAMES)
+    return f"{len(videos)} videos end early and are taken as far as they go: {', '.join(counts)}{more}"
 
 
 @dataclass(frozen=True)

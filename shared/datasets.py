@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tomllib
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from shared.manifest import ManifestError, name_from
+from shared.manifest import ManifestError, dataset_name_problem, name_from, read_toml
 from shared.manifest_files import VIDEO_SUFFIXES, is_frame_folder
 from shared.names import unknown_name
+from shared.remote_files import is_url, local_path
 
 
 def find_dataset(name: str) -> Path:
@@ -17,11 +17,24 @@ def find_dataset(name: str) -> Path:
 
     Raises:
         FileNotFoundError: neither; the message offers the closest name.
+        ValueError: both, as where a data set was unpacked into a folder of its own name; or a URL.
     """
-    if os.path.exists(name):
-        return Path(name)
+    if is_url(name):
+        if (path := local_path(name)) is None:
+            raise ValueError(
+                f"{name}: expected a file or folder here. A manifest can name a URL as the root of its videos"
+            )
+        name = path
     folders = [Path("data_manifests"), Path(__file__).resolve().parent.parent / "data_manifests"]
     known = {file.stem: file for folder in reversed(folders) for file in sorted(folder.glob("*.toml"))}
+    if os.path.exists(name):
+        if name in known:
+            raise ValueError(
+                f"{name!r} is both a {'folder' if os.path.isdir(name) else 'file'} here and the name of a data set. "
+                f"Give ./{name} for the one, {known[name]} for the other"
+                + (f" (with --root {name} if its videos are there)." if os.path.isdir(name) else ".")
+            )
+        return Path(name)
     if name in known:
         return known[name]
     if "/" in name or Path(name).suffix.lower() in (".csv", ".toml", *VIDEO_SUFFIXES):
@@ -39,19 +52,21 @@ def dataset_name(dataset: str) -> str:
         FileNotFoundError: no such data set.
         ManifestError: a manifest whose name cannot be read.
     """
+    if is_url(dataset) and local_path(dataset) is None:
+        return name_from(PurePosixPath(dataset.partition("://")[2]).stem)
     source = find_dataset(dataset)
     if source.is_dir() or source.suffix.lower() != ".toml":
         return name_from(source.resolve().name if source.is_dir() else source.stem)
-    try:
-        return str(tomllib.loads(source.read_text(encoding="utf-8-sig")).get("name", name_from(source.stem)))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ManifestError(str(source), [f"not a TOML file: {error}"]) from None
+    name = read_toml(source).get("name", name_from(source.stem))
+    if message := dataset_name_problem(name):  # it becomes part of a path below
+        raise ManifestError(str(source), [f"name: {message}"])
+    return str(name)
 
 
 def cache_of(dataset: str, cache: str | None = None) -> str:
     """Where the features of a DATASET argument are.
 
-    ``cache`` if given, a cache path or URL as it is, else ``caches/<name>.zarr``. A single video has only its file
+    ``cache`` if given, what ends in .zarr as it is, else ``caches/<name>.zarr``. A single video has only its file
     name, which others have, too: a digest of its place is added.
 
     Raises:
@@ -60,9 +75,16 @@ def cache_of(dataset: str, cache: str | None = None) -> str:
     """
     if cache is not None:
         return cache
-    if "://" in dataset or dataset.rstrip("/").endswith(".zarr"):
+    if dataset.rstrip("/").endswith(".zarr"):
         return dataset
-    source, name = find_dataset(dataset), dataset_name(dataset)
-    if source.suffix.lower() in VIDEO_SUFFIXES or is_frame_folder(source):
-        name += "-" + hashlib.sha256(os.fsencode(source.resolve())).hexdigest()[:8]
+    name = dataset_name(dataset)
+    place: str | Path | None
+    if is_url(dataset) and local_path(dataset) is None:
+        place = dataset if PurePosixPath(dataset).suffix.lower() in VIDEO_SUFFIXES else None
+    else:
+        source = find_dataset(dataset)
+        alone = source.suffix.lower() in VIDEO_SUFFIXES or is_frame_folder(source)
+        place = source.resolve() if alone else None
+    if place is not None:
+        name += "-" + hashlib.sha256(os.fsencode(place)).hexdigest()[:8]
     return f"caches/{name}.zarr"

@@ -1,10 +1,18 @@
 """Failures are data: an append-only ``failures.jsonl`` beside the cache.
 
 One JSON object per line: ``time`` (UTC, ISO 8601), ``cache`` (file name of the cache), ``video``, ``path``, ``stage``
-(open, decode, encode, write), ``error`` (class), ``message``, ``attempts``. The last line of a video counts; a line
-with ``"resolved": true`` says that the video was extracted after all. Lines are appended in one write each, so that
-several runs may share the file and a killed run leaves at most one torn line, which readers skip. Object stores cannot
-append: there a line is added by rewriting the file, and of two runs that do so at once one may lose its line.
+(open, decode, encode, write), ``error`` (class), ``message``, ``attempts`` (failures in a row while the file stayed the
+same), ``file`` (its bytes and modification time then; empty if it was not there). The last line of a video counts; a
+line with ``"resolved": true`` says that the video was extracted after all. Lines are appended in one write each, so
+that several runs may share the file and a killed run leaves at most one torn line, which readers skip. Object stores
+cannot append: there a line is added by rewriting the file, and of two runs that do so at once one may lose its line.
+
+Who is tried again. A failure that may be the machine's (a decoder that died or hung, a file that could not be read, a
+value that an encoder made) is tried once more by the next run. After ``MAX_ATTEMPTS`` such failures, or at once where
+what was read of the file says that it is unusable (``VERDICTS``), a video is *quarantined*: no run tries it until it is
+asked to (``--retry-failed``) or the file is another one, for which the count begins anew. A decoder that somebody ended
+(``OUTSIDE``: by hand, or the system for want of memory) quarantines nothing, and the failures that made a run stop for
+one cause of all its videos are noted with one attempt less, 0 for the first: the next run tries all of these again.
 """
 
 from __future__ import annotations
@@ -22,12 +30,19 @@ from zarr.core.sync import sync
 from zarr.storage import FsspecStore
 
 FILE = "failures.jsonl"
+MAX_ATTEMPTS = 2  # then a video is quarantined
+VERDICTS = frozenset({"VideoError"})  # errors that are about what is in the file
+OUTSIDE = frozenset({"DecoderKilled"})  # errors that nobody can blame on the file
 MAX_MESSAGE = 2000  # characters; a decoder's log of a broken file can be megabytes
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why one video is not in the cache."""
+    """Why one video is not in the cache.
+
+    Attributes:
+        file: bytes and mtime_ns (or etag) of the file that failed, empty if it was not there; None: not noted.
+    """
 
     video: str
     path: str
@@ -35,6 +50,21 @@ class Failure:
     error: str
     message: str
     attempts: int = 1
+    file: Mapping[str, Any] | None = None
+
+    @property
+    def quarantined(self) -> bool:
+        """Whether it would be no use to try the same file once more."""
+        return self.error in VERDICTS or (self.blamed and self.attempts >= MAX_ATTEMPTS)
+
+    @property
+    def blamed(self) -> bool:
+        """Whether it may have been the video's own fault."""
+        return self.attempts > 0 and self.error not in OUTSIDE
+
+    def is_of(self, file: Mapping[str, Any]) -> bool:
+        """Whether this file is the one that failed; where that was not noted, it is taken to be."""
+        return self.file is None or dict(self.file) == dict(file)
 
 
 class FailureLedger:
@@ -74,7 +104,7 @@ class FailureLedger:
         Raises:
             OSError: the ledger cannot be written; the message names it.
         """
-        row = asdict(failure)
+        row = {name: value for name, value in asdict(failure).items() if value is not None}
         if len(row["message"]) > MAX_MESSAGE:
             row["message"] = f"{row['message'][:MAX_MESSAGE]} ... ({len(row['message']) - MAX_MESSAGE} characters more)"
         self._append(row)
@@ -140,4 +170,7 @@ def _append_local(path: Path, line: bytes) -> None:
 def _failure(row: Mapping[str, Any]) -> Failure:
     words = {name: str(row.get(name, "")) for name in ("video", "path", "stage", "error", "message")}
     attempts = row.get("attempts")
-    return Failure(**words, attempts=attempts if isinstance(attempts, int) else 1)
+    file = row.get("file")
+    return Failure(
+        **words, attempts=attempts if isinstance(attempts, int) else 1, file=file if isinstance(file, dict) else None
+    )

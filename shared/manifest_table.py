@@ -1,8 +1,9 @@
 """The CSV table of a manifest: one row per video, or one row per labelled segment of a video.
 
 Columns (aliases in ``ALIASES``; any other name can be mapped with ``columns`` in the manifest; further columns are
-ignored): ``path`` (required), ``id``, ``group``, ``split``, ``fold``, ``fps``, ``start`` and ``end`` (0-based frames,
-end exclusive), ``label`` (task violence: 0 or 1), ``valence`` and ``arousal`` (task va: -1 to 1).
+ignored): ``path`` (required), ``id``, ``group``, ``split``, ``fold``, ``fps``, ``frames`` or ``duration`` (seconds: how
+long the video is, about), ``start`` and ``end`` (0-based frames, end exclusive), ``label`` (task violence: 0 or 1),
+``valence`` and ``arousal`` (task va: -1 to 1).
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from shared.names import stays_below, unknown_name, video_id
+from shared.annotations import MAX_FRAMES
+from shared.names import plain_path, stays_below, unknown_name, video_id
 
 ALIASES: Mapping[str, tuple[str, ...]] = {
     "path": ("path", "file", "filename", "video", "clip", "stream"),
@@ -24,6 +26,8 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "split": ("split",),
     "fold": ("fold",),
     "fps": ("fps",),
+    "frames": ("frames", "num_frames"),
+    "duration": ("duration", "duration_s"),
     "start": ("start", "start_frame"),
     "end": ("end", "end_frame", "end_frame_exclusive"),
     "label": ("label", "violent", "violence"),
@@ -168,7 +172,7 @@ def _read_rows(
         if not row["path"]:
             problems.add(where, "empty path")
             continue
-        path = str(PurePosixPath(row["path"].replace("\\", "/")))  # ./a.mp4 is a.mp4
+        path = plain_path(row["path"].replace("\\", "/"))
         name = row.get("id") or video_id(path, id_rule)
         entry = {"path": path, "id": name, "where": where, **_video_fields(row, where, problems)}
         old = videos.setdefault(path, entry)
@@ -196,12 +200,19 @@ def _video_fields(row: Mapping[str, str], where: str, problems: Problems) -> dic
             problems.add(f"{where} column split", f"expected train, val or test, found {row['split']!r}")
         fields["split"] = split
     if row.get("fold"):
-        if row["fold"].isdecimal():
+        if row["fold"].isdecimal() and len(row["fold"]) <= 4:
             fields["fold"] = int(row["fold"])
         else:
-            problems.add(f"{where} column fold", f"expected a whole number, found {row['fold']!r}")
+            problems.add(f"{where} column fold", f"expected a whole number below 10000, found {row['fold'][:40]!r}")
     if row.get("fps"):
         fields["fps"] = _rate(row["fps"], where, problems)
+    for name in ("frames", "duration"):
+        try:
+            length = float(row.get(name) or "nan")
+        except ValueError:  # 00:01:20, say: the container is asked, too
+            continue
+        if 0 < length < MAX_FRAMES:
+            fields[name] = length
     return fields
 
 
@@ -212,7 +223,7 @@ def _rate(text: str, where: str, problems: Problems) -> float | None:
     except (ValueError, ZeroDivisionError):
         rate = -1.0
     if not 0 < rate < 10_000:
-        problems.add(f"{where} column fps", f"expected frames per second such as 25 or 30000/1001, found {text!r}")
+        problems.add(f"{where} column fps", f"expected frames per second such as 25 or 30000/1001, found {text[:40]!r}")
         return None
     return rate
 
@@ -223,10 +234,12 @@ def _span(row: Mapping[str, str], where: str, problems: Problems) -> tuple[int, 
         text = row.get(key, "")
         if not text:
             continue
-        if text.isdecimal():
+        # The length first: Python refuses to read thousands of digits.
+        if text.isdecimal() and len(text) <= len(str(MAX_FRAMES)) and int(text) <= MAX_FRAMES:
             limits[key] = int(text)
         else:
-            problems.add(f"{where} column {key}", f"expected a 0-based frame number, found {text!r}")
+            what = f"expected a 0-based frame number up to {MAX_FRAMES}, found {text[:40]!r}"
+            problems.add(f"{where} column {key}", what)
     start, end = limits["start"] or 0, limits["end"]
     if end is not None and end <= start:
         problems.add(where, f"the segment ends ({end}, exclusive) where or before it starts ({start})")
@@ -239,7 +252,7 @@ def _number(text: str, column: str, where: str, problems: Problems) -> float:
     if column == "label":
         text = text.removesuffix(".0")  # what pandas makes of whole numbers beside empty cells
         if text.lower() not in LABEL_WORDS:
-            problems.add(f"{where} column label", f"expected 0 or 1 (or violent / non-violent), found {text!r}")
+            problems.add(f"{where} column label", f"expected 0 or 1 (or violent / non-violent), found {text[:40]!r}")
         return LABEL_WORDS.get(text.lower(), float("nan"))
     try:
         value = float(text)
@@ -248,6 +261,6 @@ def _number(text: str, column: str, where: str, problems: Problems) -> float:
     if value == -5:  # Aff-Wild2's mark for "no annotation"
         return float("nan")
     if not -1 <= value <= 1:
-        problems.add(f"{where} column {column}", f"expected a number from -1 to 1, found {text!r}")
+        problems.add(f"{where} column {column}", f"expected a number from -1 to 1, found {text[:40]!r}")
         return float("nan")
     return value

@@ -206,6 +206,7 @@ def submit(
     fill_missing: Annotated[
         bool, typer.Option("--fill-missing", help="Tracks without features get the commonest prediction.")
     ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
     label_column: Annotated[
         str | None, typer.Option(help="Violence: column to fill, Label or Predicted_Label. [default: as the template]")
     ] = None,
@@ -226,6 +227,7 @@ def submit(
             raw=raw,
             fill_missing=fill_missing,
             label_column=label_column,
+            overwrite=overwrite,
             device=device,
         )
     )
@@ -238,7 +240,10 @@ def validate_submission(
     template: Annotated[Path | None, typer.Option(help="What it must match row by row.")] = None,
     label_column: Annotated[str | None, typer.Option(help="Violence: name of the label column.")] = None,
 ) -> None:
-    """Check a submission against its template; the first violation is named with its line (exit status 1)."""
+    """Check a submission against its template; the first violation is named with its line.
+
+    Exit status: 0 valid, 1 a violation, 2 it could not be checked (for example, the template is none).
+    """
     from train import submit_commands
 
     raise typer.Exit(

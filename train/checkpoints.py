@@ -6,24 +6,25 @@ that holds anything but numbers is refused.
 
 from __future__ import annotations
 
-import os
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from train.config import TrainConfig
+from train.files import RunError, write_bytes
 from train.heads import build_head, head_config
 from train.heads.standardize import HeadModel, Standardize
 from train.tasks import Task
 
+MAX_DIM = 2**16  # no encoder has features of this size; what says so is damaged
 
-class RunError(ValueError):
-    """A run folder, or a file of one, that cannot be used; the message says why."""
+__all__ = ["RunError", "build_model", "load_model", "load_state", "save_model", "save_state"]
 
 
 def build_model(task: Task, config: TrainConfig, dims: Mapping[str, int]) -> HeadModel:
@@ -34,9 +35,8 @@ def build_model(task: Task, config: TrainConfig, dims: Mapping[str, int]) -> Hea
 
 def save_model(model: HeadModel, file: Path) -> None:
     """Weights and standardisers as safetensors, in one step."""
-    part = file.with_suffix(".part")
-    save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, part)
-    os.replace(part, file)
+    # Through memory: heads are small, and a full disk is then an error of the system and not of a library.
+    write_bytes(file, save({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}))
 
 
 def load_model(task: Task, config: TrainConfig, dims: Mapping[str, int], file: Path) -> HeadModel:
@@ -49,19 +49,21 @@ def load_model(task: Task, config: TrainConfig, dims: Mapping[str, int], file: P
         weights = load_file(file)
     except (SafetensorError, OSError) as error:
         raise RunError(f"checkpoint {file} cannot be read: {error}") from None
-    model = build_model(task, config, dims)
+    if wrong := {s: d for s, d in dims.items() if not isinstance(d, int) or not 0 < d <= MAX_DIM}:
+        raise RunError(f"config.json of {file}: feature sizes {wrong}; expected whole numbers from 1 to {MAX_DIM}")
     try:
+        model = build_model(task, config, dims)
         model.load_state_dict(weights)
-    except RuntimeError as error:
+    except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
         raise RunError(f"checkpoint {file} does not fit head {config.head!r} of its config.json: {error}") from None
     return model.eval()
 
 
 def save_state(state: Mapping[str, Any], file: Path) -> None:
     """Everything that the next epoch depends on, in one step."""
-    part = file.with_suffix(".part")
-    torch.save(dict(state), part)
-    os.replace(part, file)
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    write_bytes(file, buffer.getvalue())
 
 
 def load_state(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from rich.console import Console
@@ -14,19 +17,22 @@ from rich.console import Console
 from shared.cache import FeatureCache
 from shared.datasets import cache_of, dataset_name, find_dataset
 from shared.manifest import Manifest, load_manifest
+from shared.terminal import harmless
 from train.checkpoints import RunError
 from train.config import TrainConfig, preset_settings
 from train.data import cached_videos
+from train.files import damage_in_words
 from train.heads import head_config
 from train.labels import Track
 from train.losses import loss_for
+from train.mending import mend_run
 from train.postprocess import PostProcess
 from train.runs import Run, latest_run, open_run
 from train.tasks import Task, task_named
 from train.tracks import LabelReport, read_tracks
 
-err = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
-out = Console(markup=False, highlight=False, soft_wrap=True)
+err = harmless(Console(stderr=True, markup=False, highlight=False, soft_wrap=True))
+out = harmless(Console(markup=False, highlight=False, soft_wrap=True))
 
 
 def explained(command: Callable[..., int]) -> Callable[..., int]:
@@ -48,6 +54,26 @@ def explained(command: Callable[..., int]) -> Callable[..., int]:
         return 2
 
     return inner
+
+
+@contextmanager
+def resumable(run: Run) -> Iterator[None]:
+    """Training that can be cut: SIGTERM (a cluster's way to end a job) ends it as Ctrl-C does, and errors of the system
+    (a full disk) say how to go on."""
+
+    def interrupt(signum: int, frame: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    here = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, interrupt) if here else None
+    try:
+        yield
+    except OSError:
+        err.print(f"what is trained stays; mend this, then: the same command and --resume {run.path}")
+        raise
+    finally:
+        if here:
+            signal.signal(signal.SIGTERM, before)
 
 
 def training_config(settings: Mapping[str, Any], task: Task) -> TrainConfig:
@@ -95,6 +121,11 @@ def tell(labels: Sequence[str], notes: Sequence[str]) -> None:
         err.print(f"note: {note}")
 
 
+def go_on(run: Run) -> list[str]:
+    """Make a run that is resumed fit to go on; lines to tell."""
+    return [f"{run.path.name}: {line}" for line in mend_run(run)]
+
+
 def find_run(run: Path | None, runs: Path, task: str | None, trained_on: str | None = None) -> Run:
     """The run that was asked for, else the latest finished one of a task and data set.
 
@@ -113,5 +144,6 @@ def find_run(run: Path | None, runs: Path, task: str | None, trained_on: str | N
 
 def run_settings(run: Run) -> PostProcess | None:
     """The post-processing that a run tuned on its training folds; None for a run that stored none."""
-    after = run.metrics.get("postprocessed")
-    return PostProcess.from_dict(after["combined"]) if after else None
+    with damage_in_words(run.path):
+        after = run.metrics.get("postprocessed")
+        return PostProcess.from_dict(after["combined"]) if after else None

@@ -13,13 +13,16 @@ import typer
 from shared.cache import CacheError, FeatureCache
 from shared.datasets import cache_of
 from train.audit import audit_folds
+from train.changes import changed_features, changed_labels, changes_since
 from train.command_parts import (
     err,
     explained,
     find_run,
+    go_on,
     open_data,
     open_tracks,
     out,
+    resumable,
     run_settings,
     tell,
     training_config,
@@ -36,6 +39,7 @@ from train.crossval import (
 )
 from train.data import Features, Windows, build_windows, cached_videos, load_features, read_captions, window_rule
 from train.evaluate import TrackScores, evaluate_frames, predictions_table
+from train.files import damage_in_words, write_bytes, write_json
 from train.heads import head_class, head_config
 from train.inference import choose_videos, score_tracks, streams_of, unlabelled_tracks
 from train.labels import Track
@@ -43,7 +47,7 @@ from train.loop import pick_device
 from train.postprocess import apply_all
 from train.priors import prior_line
 from train.resident import place as place_features
-from train.runs import Run, baseline_run, create_run, is_miniature, resume_run, run_facts, write_json
+from train.runs import Run, baseline_run, create_run, is_miniature, resume_run, run_facts
 from train.show import CvDisplay, print_cv, print_evaluation, print_predictions
 from train.show_study import leak_words, print_audit
 from train.summary import summarise
@@ -91,6 +95,7 @@ def cv(
     if leaks:
         facts["notes"].insert(0, leak_words(leaks))
     run = resume_run(resume, facts) if resume else create_run(runs, f"{manifest.name}-{task.name}", facts)
+    tell([], go_on(run) if resume else [])
     err.print(
         f"{manifest.name}, task {task.name}: {len(tracks)} tracks, {int(windows.labelled.sum())} labelled windows of "
         f"{len(windows)}, {len({t.group for t in tracks})} groups -> {run.path}"
@@ -99,12 +104,14 @@ def cv(
     tell([*labels.lines(), *([prior] if prior else [])], facts["notes"])
 
     try:
-        results = _train_heads(task, config, heads, features, tracks, windows, splits, run, place, way)
+        with resumable(run):
+            results = _train_heads(task, config, heads, features, tracks, windows, splits, run, place, way)
     except KeyboardInterrupt:
         err.print(f"interrupted; go on with the same command and --resume {run.path}")
         return 130
     floor = constant_baseline(task, tracks, windows, splits)
-    metrics = _store_results(run, task, config, results, floor, labels, leaks)
+    with resumable(run):
+        metrics = _store_results(run, task, config, results, floor, labels, leaks)
     if leaks:
         print_audit(out, task, config.folds, leaks)
     print_cv(out, task, metrics)
@@ -135,6 +142,7 @@ def predict(
     found, lacking = cached_videos(store, streams_of(opened))
     tracks = unlabelled_tracks(opened.task, choose_videos(found, video, store.url), store.url)
     results, notes = score_tracks(opened, store, tracks, place)
+    notes += changed_features(opened, store)
     tell([], notes + ([f"videos that lack a stream, not scored: {', '.join(lacking)}"] if lacking else []))
     table = predictions_table(opened.task, results).drop(columns=["fold"])
     table = table.drop(columns=[c for c in table.columns if c.startswith("label")])
@@ -168,7 +176,8 @@ def evaluate(
     store, manifest = open_data(dataset, cache, root)
     tracks, labels = open_tracks(manifest, opened.task, store, streams_of(opened))
     results, notes = score_tracks(opened, store, tracks, place)
-    tell(labels.lines(), notes)
+    own = manifest.name == opened.config["dataset"]
+    tell(labels.lines(), notes + changed_features(opened, store) + (changed_labels(opened, tracks) if own else []))
     left_out = sum(one.frames for one in labels.left_out)  # everything is tested here, whatever the folds
     raw = evaluate_frames(opened.task, results, left_out=left_out)
     settings = run_settings(opened)
@@ -188,6 +197,7 @@ def report(*, run: Path | None, runs: Path) -> int:
         store = FeatureCache.open(opened.config["cache"])
     except CacheError as error:
         err.print(f"note: without captions: {error}")
+    tell([], [f"{line}; the page shows what was trained" for line in changes_since(opened, store)])
     out.print(f"report: {_write_report(opened, store)}")
     return 0
 
@@ -263,7 +273,7 @@ def _store_results(
     metrics = summarise(task, main, frames, untested_frames(config, labels.left_out), processed)
     metrics |= {"head": config.head, "notes": run.config["notes"], "labels": labels.lines()}
     metrics |= {"audit": leaks} if leaks else {}
-    predictions_table(task, main.frames).to_parquet(run.path / "predictions.parquet", index=False)
+    write_bytes(run.path / "predictions.parquet", predictions_table(task, main.frames).to_parquet(index=False))
     write_json(run.path / "metrics.json", metrics)
     return metrics
 
@@ -271,4 +281,5 @@ def _store_results(
 def _write_report(run: Run, store: FeatureCache | None) -> Path:
     from train.report import write_report  # pyplot takes a second to import
 
-    return write_report(run, lambda video: read_captions(store, video) if store is not None else [])
+    with damage_in_words(run.path):
+        return write_report(run, lambda video: read_captions(store, video) if store is not None else [])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
 
@@ -139,7 +139,20 @@ def _known(cls: Any, values: Mapping[str, Any], what: str) -> dict[str, Any]:
     for key in values:
         if key not in names:
             raise ValueError(unknown_name(what, key, names))
+    for one in fields(cls):
+        if one.name in values:
+            _check_type(one, values[one.name], what)
     return dict(values)
+
+
+def _check_type(one: Field[Any], value: Any, what: str) -> None:
+    """Refuse a value of another type than the field's default: a stored config may hold anything."""
+    default = one.default_factory() if one.default is MISSING else one.default  # type: ignore[misc, operator]
+    kinds: dict[type, tuple[type, ...]] = {float: (int, float), dict: (Mapping,), type(None): (str, type(None))}
+    wanted = kinds.get(type(default), (type(default),))
+    fits = isinstance(value, (*wanted, Mapping) if isinstance(default, Augmentation) else wanted)
+    if not fits or isinstance(value, bool) != isinstance(default, bool):
+        raise ValueError(f"{what} {one.name}: expected a {wanted[-1].__name__}, found {value!r:.60}")
 
 
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(

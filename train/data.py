@@ -40,6 +40,7 @@ class Features:
         rows: stream -> video id -> int64 (N, T), rows of the bank for every window.
         plans: video id -> its windows.
         recipes: stream -> recipe, the same for every video.
+        stored: stream -> sha256 over the videos' ids and the checksums that the cache notes of their features.
         in_file: whether the banks are memory-mapped files.
         placements, on_devices: what train/resident.py decided for a device, and put on it.
     """
@@ -49,6 +50,7 @@ class Features:
     plans: dict[str, WindowPlan]
     recipes: dict[str, dict[str, Any]]
     in_file: bool = False
+    stored: dict[str, str] = field(default_factory=dict)
     placements: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     on_devices: dict[tuple[str, str], Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -101,20 +103,15 @@ def cached_videos(cache: FeatureCache, streams: Sequence[str]) -> tuple[dict[str
     Raises:
         CacheError: no video has them all.
     """
-    found = {v: set(cache.streams(v)) for v in cache.video_ids()}
-    lacking = sorted(v for v, has in found.items() if not has.issuperset(streams))
+    found = {v: one for v, one in cache.facts().check().videos.items() if one.streams}
+    lacking = sorted(v for v, one in found.items() if not one.streams.keys() >= set(streams))
     if len(lacking) == len(found):
-        seen = ", ".join(sorted(set().union(*found.values()))) or "nothing"
+        seen = ", ".join(sorted(set().union(*(one.streams for one in found.values())))) or "nothing"
         raise CacheError(
             f"{cache.url} has no video with all of the streams {', '.join(sorted(streams))} (it has {seen}); "
             "extract them first"
         )
-    frames = {}
-    for video_id in found.keys() - set(lacking):
-        info = cache.info(video_id)
-        assert info is not None  # a complete stream implies it
-        frames[video_id] = info.num_frames
-    return dict(sorted(frames.items())), lacking
+    return {v: found[v].num_frames for v in sorted(found.keys() - set(lacking))}, lacking
 
 
 @dataclass(frozen=True)
@@ -186,7 +183,16 @@ def load_features(
 
     _share_out(read, [(v, s) for v in stored for s in streams])
     in_file = any(isinstance(bank, np.memmap) for bank in banks.values())
-    return Features({s: torch.from_numpy(bank) for s, bank in banks.items()}, rows, plans, recipes, in_file)
+    noted = {s: stored_digest({v: found[s] for v, found in stored.items()}) for s in streams}
+    return Features({s: torch.from_numpy(bank) for s, bank in banks.items()}, rows, plans, recipes, in_file, noted)
+
+
+def stored_digest(stored: Mapping[str, StoredStream]) -> str:
+    """sha256 over video ids and noted checksums of one stream: changes with the features, and needs none of them."""
+    digest = hashlib.sha256()
+    for video_id, one in sorted(stored.items()):
+        digest.update(f"{video_id}\0{one.features_checksum}\0".encode())
+    return digest.hexdigest()
 
 
 def _common_recipe(stream: str, stored: Mapping[str, StoredStream]) -> dict[str, Any]:

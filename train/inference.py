@@ -72,7 +72,11 @@ def _check_windows(run: Run, window: WindowSpec, streams: Sequence[str]) -> None
         samples = {s: spec.samples[s] for s in streams if s in spec.samples}
         return {"size": spec.size, "sampling": spec.sampling, "samples": samples}
 
-    if lines := diff_recipes(seen(WindowSpec.from_dict(run.config["window"])), seen(window)):
+    try:
+        own = WindowSpec.from_dict(run.config["window"])
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise RunError(f"{run.path / 'config.json'} holds no windows of this version: {error!r}") from None
+    if lines := diff_recipes(seen(own), seen(window)):
         raise _mismatch("windows", lines)
 
 
@@ -91,7 +95,8 @@ def _check_recipes(run: Run, recipes: Mapping[str, Mapping[str, Any]]) -> list[s
 def _in_sample(run: Run, cache: FeatureCache, video_ids: Sequence[str]) -> list[str]:
     """Say how many videos the run has learned from. Files are compared, not names, which two data sets may share."""
     known = set(run.config["sources"].values())
-    seen = sum(cache.source(video_id).get("sha256") in known for video_id in video_ids)
+    facts = cache.facts().videos
+    seen = sum(facts[video_id].sha256 in known for video_id in video_ids if video_id in facts)
     if not seen:
         return []
     return [

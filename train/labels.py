@@ -87,6 +87,8 @@ def align(labels: np.ndarray, num_frames: int) -> tuple[np.ndarray, AlignReport]
         raise ValueError(f"num_frames must be 0 or more, not {num_frames}")
     num_rows = len(labels)
     kept = min(num_rows, num_frames)
+    if num_rows == num_frames and labels.dtype == np.float32:
+        return labels, AlignReport(num_rows, num_frames, 0, 0, kept - count_valid(labels), 0)
     aligned = np.full((num_frames, labels.shape[1]), np.nan, np.float32)  # (F, K)
     aligned[:kept] = labels[:kept]
     invalid = kept - count_valid(aligned[:kept])
@@ -96,7 +98,7 @@ def align(labels: np.ndarray, num_frames: int) -> tuple[np.ndarray, AlignReport]
 
 def count_valid(labels: np.ndarray) -> int:
     """Rows of (F, K) labels without a masked value."""
-    return int(np.isfinite(labels).all(axis=1).sum())
+    return int(np.count_nonzero(np.isfinite(labels).all(axis=1)))
 
 
 def segments_to_frames(
@@ -130,8 +132,32 @@ def segments_to_frames(
     end = _bounds(table, "end", num_frames, lines, source)
     closed = table["end"].notna().to_numpy() if "end" in table.columns else np.zeros(len(table), bool)
     values = _segment_values(table, columns, lines, source)  # (rows, K)
+    return label_frames(lines, start, end, closed, values, num_frames, source)
+
+
+def label_frames(
+    lines: Sequence[int],
+    start: Sequence[int] | np.ndarray,
+    end: Sequence[int] | np.ndarray,
+    closed: Sequence[bool] | np.ndarray,
+    values: np.ndarray,
+    num_frames: int,
+    source: Path | str = "segments",
+) -> np.ndarray:
+    """``segments_to_frames`` of segments that are known to be well-formed.
+
+    Args:
+        lines: (rows,) for messages.
+        start, end, closed: (rows,) each; where a segment is not closed, its end is the video's.
+        values: (rows, K) float32, NaN masks.
+        num_frames, source: as there; so are result and errors.
+    """
+    end = np.asarray(end, np.int64)
     length = max(num_frames, int(end.max(initial=0)))
-    labels = np.full((length, len(columns)), np.nan, np.float32)  # (L, K)
+    labels = np.full((length, values.shape[1]), np.nan, np.float32)  # (L, K)
+    if len(lines) == 1 and not (closed[0] and start[0] >= end[0]):  # of a million clips, most have one label each
+        labels[start[0] : end[0]] = values[0]
+        return labels
     owner = np.full(length, -1)  # (L,) row that labelled the frame
     for row, line in enumerate(lines):
         part = slice(start[row], end[row])

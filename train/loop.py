@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from shared.devices import DEVICES, why_unseen
 from shared.names import unknown_name
 from train.checkpoints import load_state
 from train.config import TrainConfig
@@ -133,13 +134,17 @@ def run_model(model: HeadModel, gather: Gather, index: Tensor) -> Tensor:
 
 
 def pick_device(name: str) -> str:
-    """ "auto" takes a GPU if there is one.
+    """ "auto" takes a GPU if torch sees one, "gpu" (or "cuda", as torch calls it) insists on it.
 
     Raises:
-        ValueError: an unknown name, or a GPU that is not there.
+        ValueError: an unknown name, or a GPU that is not there; says why.
     """
-    if name not in ("auto", "cpu", "cuda"):
-        raise ValueError(unknown_name("device", name, ("auto", "cpu", "cuda")))
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("no CUDA device is visible to torch; use --device cpu")
-    return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
+    known = (*DEVICES, "cuda")
+    if name not in known:
+        raise ValueError(unknown_name("device", name, known))
+    seen = torch.cuda.is_available()
+    if name in ("gpu", "cuda") and not seen:
+        built = None if torch.version.cuda else "it is a build without CUDA"
+        why = built or why_unseen() or 'this says why: python -c "import torch; torch.cuda.init()"'
+        raise ValueError(f"--device {name}, but torch sees no GPU: {why}. Or train on the CPU: --device cpu")
+    return "cuda" if name != "cpu" and seen else "cpu"

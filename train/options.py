@@ -12,7 +12,7 @@ Runs = Annotated[Path, typer.Option(help="Folder of runs.")]
 TaskName = Annotated[str, typer.Option("--task", help="violence, va, expr or au.")]
 OneRun = Annotated[Path | None, typer.Option("--run", help="Run folder. [default: the latest finished run]")]
 LatestTask = Annotated[str | None, typer.Option("--task", help="Latest run of this task, if no --run is given.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Device = Annotated[str, typer.Option(help="auto, gpu (or cuda) or cpu. gpu: an error if torch sees none.")]
 FoldsAtOnce = Annotated[
     str, typer.Option(help="auto, together (all folds in one program) or one-by-one; the scores are the same.")
 ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,9 @@ from train.audit import PREDICTORS
 from train.checkpoints import RunError
 from train.data import Caption
 from train.evaluate import label_columns, score_columns
+from train.files import read_json, write_text
 from train.folds import SCATTERED
-from train.runs import Run, read_json
+from train.runs import Run
 from train.show import SCORE_NAMES, baseline_name, percent, settings_words
 from train.tasks import Task
 
@@ -49,13 +49,16 @@ def write_report(run: Run, captions: Captions) -> Path:
     task, metrics = run.task, run.metrics
     if "postprocessed" not in metrics:
         raise RunError(f"{run.path} was made by a version that stored no post-processed scores; train it again")
-    table = pd.read_parquet(run.path / "predictions.parquet")
+    table = _predictions(run.path / "predictions.parquet")
     histories = [read_json(file) for file in run.fold_files(".json")]
+    if not histories:
+        raise RunError(f"{run.path} holds no history of a fold; take the run from where it was made, or train it again")
     # Everything from outside (captions, names, paths) is escaped.
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("train", "."), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    page = environment.get_template("report.html.jinja").render(
+    page = _rendered(
+        environment.get_template("report.html.jinja"),
         run=run.path.name,
         config=run.config,
         task=task,
@@ -73,10 +76,28 @@ def write_report(run: Run, captions: Captions) -> Path:
         colors={"truth": TRUTH, "predicted": PREDICTED, "alert": ALERT, "unknown": UNKNOWN},
     )
     file = run.path / "report.html"
-    part = file.with_suffix(".part")
-    part.write_text(page, encoding="utf-8")
-    os.replace(part, file)
+    write_text(file, page)
     return file
+
+
+def _rendered(template: jinja2.Template, **values: Any) -> str:
+    """The page; what it misses is damage of the run."""
+    try:
+        return template.render(**values)
+    except jinja2.UndefinedError as error:
+        raise LookupError(str(error)) from error
+
+
+def _predictions(file: Path) -> pd.DataFrame:
+    """The scores per frame.
+
+    Raises:
+        RunError: no such file, or no Parquet.
+    """
+    try:
+        return pd.read_parquet(file)
+    except (ValueError, OSError) as error:  # pyarrow's errors are ValueErrors and OSErrors
+        raise RunError(f"{file} cannot be read: {str(error).partition(chr(10))[0]}") from None
 
 
 # ------------------------------------------------------------------ pictures

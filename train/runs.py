@@ -5,7 +5,8 @@ runs/<dataset>-<task>-<time>/
                         training videos, versions, seed
   metrics.json          scores; first keys: task, metric, value, folds, interval, baselines, differences
   predictions.parquet   per frame: track, video, frame, label, score, fold
-  checkpoints/          fold<k>.safetensors and fold<k>.json (history) per fold; fold<k>.state.pt while it is trained
+  checkpoints/          fold<k>.safetensors and fold<k>.json (history, and the sha256 of the former) per fold;
+                        fold<k>.state.pt while it is trained
   baselines/<head>/     checkpoints and curves of the other heads, same folds
   tensorboard/          curves
   report.html           the run as a page
@@ -13,8 +14,6 @@ runs/<dataset>-<task>-<time>/
 
 from __future__ import annotations
 
-import json
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,14 +25,17 @@ from typing import Any
 import numpy as np
 
 from shared.cache import FeatureCache
+from shared.cache_types import truncated_words
 from shared.manifest import Manifest
 from shared.recipe import diff_recipes, fingerprint
-from train.checkpoints import RunError, load_model
+from train.checkpoints import load_model
 from train.config import RANDOM_WINDOWS, TrainConfig
 from train.data import Features
+from train.files import RunError, read_json, write_json
 from train.folds import SCATTERED, UNUSED
 from train.heads.standardize import HeadModel
 from train.labels import Track
+from train.run_checks import check_config, check_weights
 from train.tasks import Task, task_named
 from train.tracks import LabelReport
 
@@ -52,7 +54,10 @@ RESUME_KEYS = (
     "folds",
 )
 MINIATURE = "crossgru miniature"  # how recipes of extract/ call the weights that are part of the package
-CONFIG_KEYS = (*RESUME_KEYS, "cache", "recipes", "untrained", "notes", "videos", "sources")
+TWO_WAYS = (
+    "Two ways out: put settings, labels and features back as they were, or train a new run (the same command without "
+    "--resume)."
+)
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,10 @@ class Run:
 
     @property
     def train_config(self) -> TrainConfig:
-        return TrainConfig.from_dict(self.config["train"])
+        try:
+            return TrainConfig.from_dict(self.config["train"])
+        except (TypeError, AttributeError, ValueError) as error:
+            raise RunError(f"{self.path / 'config.json'} holds no training of this version: {error}") from None
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -99,17 +107,20 @@ class Run:
     def fold_files(self, suffix: str) -> list[Path]:
         """Files ``fold<k><suffix>`` of all folds, in their order (fold10 after fold2)."""
         files = (self.path / "checkpoints").glob(f"fold*{suffix}")
-        return sorted(files, key=lambda file: int(file.name.removesuffix(suffix).removeprefix("fold")))
+        numbers = {file: file.name.removesuffix(suffix).removeprefix("fold") for file in files}
+        return sorted((file for file, n in numbers.items() if n.isdecimal()), key=lambda file: int(numbers[file]))
 
     def load_models(self) -> list[HeadModel]:
         """The heads of all folds, rebuilt from the folder alone.
 
         Raises:
-            RunError: no checkpoint, or one that does not fit the stored config.
+            RunError: no checkpoint, or one that is damaged or does not fit the stored config.
         """
         files = self.fold_files(".safetensors")
         if not files:
             raise RunError(f"{self.path} holds no checkpoint")
+        for file in files:
+            check_weights(file)
         return [load_model(self.task, self.train_config, self.config["dims"], file) for file in files]
 
 
@@ -131,6 +142,14 @@ def run_facts(
         notes.append(f"untrained encoders ({', '.join(untrained)}): random weights, not a result")
     if any(map(is_miniature, features.recipes.values())):
         notes.append("miniature encoders, rendered data: a test of the parts, not a result on real video")
+    known = cache.facts().videos
+    cut = {
+        v: one.truncated
+        for v in sorted({t.video_id for t in tracks})
+        if (one := known.get(v)) and one.truncated is not None
+    }
+    if cut:
+        notes.append(truncated_words(cut))
     if permuted:
         notes.append("labels were permuted across groups: a control that must score chance")
     if unused := [t.name for t, fold in zip(tracks, folds, strict=True) if fold == UNUSED]:
@@ -141,6 +160,7 @@ def run_facts(
         "task": task.name,
         "dataset": manifest.name,
         "manifest": str(manifest.source),
+        "root": manifest.remote.url if manifest.remote else str(manifest.root),
         "cache": cache.url,
         "window": cache.window.to_dict(),
         "train": config.to_dict(),
@@ -148,6 +168,7 @@ def run_facts(
         "recipes": features.recipes,
         "fingerprints": {s: fingerprint(r) for s, r in features.recipes.items()},
         "features_sha256": features.digests(),
+        "stored_sha256": features.stored,
         "labels_sha256": labels.digest,
         "permuted": permuted,
         "untrained": untrained,
@@ -166,7 +187,8 @@ def _sources(cache: FeatureCache, tracks: Sequence[Track], folds: np.ndarray) ->
         for track, own in zip(tracks, folds, strict=True)
         if own == SCATTERED or (own != UNUSED and any(fold != own for fold in tested))
     }
-    found = {video_id: cache.source(video_id).get("sha256") for video_id in sorted(learned)}
+    facts = cache.facts().videos
+    found = {video_id: facts[video_id].sha256 for video_id in sorted(learned & facts.keys())}
     return {video_id: sha256 for video_id, sha256 in found.items() if sha256}
 
 
@@ -210,7 +232,9 @@ def resume_run(path: Path, facts: Mapping[str, Any]) -> Run:
         )  # what differs first, what follows from it last
         shown = [line.replace("cache has", "the run has").replace("asked for", "now") for line in lines[:12]]
         raise RunError(
-            f"{path} cannot be resumed, it was started with other settings or data:\n  " + "\n  ".join(shown)
+            f"{path} cannot be resumed, it was started with other settings or data:\n  "
+            + "\n  ".join(shown)
+            + f"\n{TWO_WAYS}"
         )
     return run
 
@@ -248,8 +272,7 @@ def open_run(path: Path) -> Run:
     config = read_json(file)
     if config.get("format_version") != FORMAT_VERSION:
         raise RunError(f"{path} has run format {config.get('format_version')!r}, this version reads {FORMAT_VERSION}")
-    if absent := [key for key in CONFIG_KEYS if key not in config]:
-        raise RunError(f"{file} is damaged: it lacks {', '.join(absent)}")
+    check_config(file, config)
     return Run(path, config)
 
 
@@ -279,33 +302,6 @@ def _make_folder(path: Path) -> bool:
     except FileExistsError:
         return False
     return True
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-        RunError: not JSON, or not an object.
-    """
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise RunError(f"{file} is damaged: {error}") from None
-    if not isinstance(values, dict):
-        raise RunError(f"{file} is damaged: expected an object, found {type(values).__name__}")
-    return values
-
-
-def write_json(file: Path, values: Mapping[str, Any] | list[Any]) -> None:
-    """Write JSON in one step."""
-    write_text(file, json.dumps(values, indent=2, allow_nan=False) + "\n")
-
-
-def write_text(file: Path, text: str) -> None:
-    """Write a text file in one step."""
-    part = file.with_suffix(".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, file)
 
 
 def library_versions() -> dict[str, str]:

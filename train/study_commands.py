@@ -9,13 +9,14 @@ from typing import Any
 from shared.cache import FeatureCache
 from train.ablate import FULL, as_markdown, as_table, choose_rows, row_config, row_result, streams_of_rows
 from train.audit import audit_folds
-from train.command_parts import err, explained, open_data, open_tracks, out, tell, training_config
+from train.command_parts import err, explained, go_on, open_data, open_tracks, out, resumable, tell, training_config
 from train.config import RANDOM_WINDOWS, TrainConfig
 from train.crossval import CrossValidation, assign_folds, cross_validate, split_windows
 from train.data import Features, build_windows, load_features, window_rule
+from train.files import write_json, write_text
 from train.loop import pick_device
 from train.resident import place as place_features
-from train.runs import Run, create_run, resume_run, row_run, run_facts, write_json, write_text
+from train.runs import Run, create_run, resume_run, row_run, run_facts
 from train.show import SCORE_NAMES, CvDisplay
 from train.show_study import print_ablation, print_audit
 from train.tasks import Task, task_named
@@ -39,8 +40,7 @@ def audit(
     if dataset is None and cache is None:
         raise ValueError("say what to audit: python -m train audit DATASET --task TASK, or --cache CACHE")
     store, manifest = open_data(dataset or FeatureCache.open(str(cache)).dataset, cache, root)
-    infos = {v: store.info(v) for v in store.video_ids() if store.streams(v)}
-    num_frames = {v: info.num_frames for v, info in infos.items() if info is not None}
+    num_frames = {v: one.num_frames for v, one in store.facts().check().videos.items() if one.streams}
     tracks, labels = read_tracks(manifest, task, num_frames)
     plans = {t.video_id: store.window.plan(num_frames[t.video_id]) for t in tracks}
     windows = build_windows(tracks, Features({}, {}, plans, {}), rule, config.min_valid)
@@ -87,6 +87,7 @@ def ablate(
     facts = run_facts(task, config, manifest, store, features, tracks, labels, folds, False)
     facts["rows"] = {name: row_config(config, name).to_dict() for name in names}
     run = resume_run(resume, facts) if resume else create_run(runs, f"{manifest.name}-{task.name}-ablation", facts)
+    tell([], go_on(run) if resume else [])
     err.print(f"{manifest.name}, task {task.name}: {len(names)} rows of {len(splits)} folds -> {run.path}")
     tell(labels.lines(), facts["notes"])
     found: list[dict[str, Any]] = []
@@ -96,7 +97,7 @@ def ablate(
             own = row_config(config, name)
             together, why = pick_way(way, place, task, own, features, windows)
             err.print(why)
-            with CvDisplay(err, name, [s.fold for s in splits], own) as display:
+            with resumable(run), CvDisplay(err, name, [s.fold for s in splits], own) as display:
                 result = cross_validate(
                     task,
                     own,

@@ -6,7 +6,6 @@ folder of CSVs, see train/submission_dvd.py. What is written is read again and c
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from types import MappingProxyType
 import numpy as np
 
 from shared.annotations import AU_NAMES, EXPR_NAMES, MAX_FRAMES, VA_NAMES, LabelError
+from shared.whole_file import whole_file
 from train.evaluate import TrackScores, metric_input
 from train.tasks import Task
 
@@ -113,7 +113,8 @@ def _place(path: Path, line: int, location: str) -> tuple[str, int]:
     folder, _, name = location.rpartition("/")
     stem = name.partition(".")[0]
     track = folder.rpartition("/")[2]
-    if not track or not (stem.isascii() and stem.isdecimal()) or not 1 <= int(stem) <= MAX_FRAMES:
+    number = stem.isascii() and stem.isdecimal() and len(stem) <= 20  # Python refuses to read thousands of digits
+    if not track or not number or not 1 <= int(stem) <= MAX_FRAMES:
         raise SubmissionError(path, line, "<track>/<frame from 00001>.jpg", repr(location[:80]))
     return track, int(stem) - 1  # 1-based file -> 0-based frame
 
@@ -190,6 +191,5 @@ def write_flat(
 def write_text(file: Path, text: str) -> None:
     """Write a text in one step, with LF line ends everywhere."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(file.name + ".part")
-    part.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(part, file)
+    with whole_file(file) as opened:
+        opened.write(text.encode("utf-8"))

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from shared.annotations import MAX_FRAMES, is_stray
+from shared.names import name_problem
 from train.evaluate import TrackScores
 from train.submission import SubmissionError, nearest_valid, read_lines, row_values, write_text
 from train.tasks import Task
@@ -86,7 +87,8 @@ def _read_dvd_template(file: Path, label_column: str | None) -> DvdTemplate:
         fields = [field.strip() for field in line.split(",")]
         fields += [""] * (len(header) - len(fields))  # a template may leave the label out
         frame = fields[frame_at]
-        if len(fields) != len(header) or not frame.isdecimal() or not 1 <= int(frame) <= MAX_FRAMES:
+        counts = frame.isdecimal() and len(frame) <= 20  # Python refuses to read thousands of digits
+        if len(fields) != len(header) or not counts or not 1 <= int(frame) <= MAX_FRAMES:
             raise SubmissionError(file, number, f"{len(header)} fields and a frame number from 1", repr(line[:80]))
         rows.append(fields)
     return DvdTemplate(file.name, header, rows, frame_at, found[0] if found else 1)
@@ -108,10 +110,13 @@ def write_dvd(
         How many rows took the value of another frame.
 
     Raises:
-        ValueError: a video has no scores, or the folder is not empty.
+        ValueError: a video has no scores or no name for a file, or the folder is not empty.
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"{output} exists and is not an empty folder; give a new --output")
+    for template in templates:  # names of a cache or a folder that somebody else made
+        if problem := name_problem(template.name):
+            raise ValueError(f"video {template.video!r} cannot be the name of a file: {problem}")
     filled = 0
     for template in templates:
         if template.video in results:

@@ -16,6 +16,7 @@ from train.checkpoints import RunError
 from train.command_parts import err, explained, find_run, out, run_settings, tell
 from train.data import cached_videos
 from train.evaluate import TrackScores, evaluate_frames
+from train.folds import check_groups
 from train.inference import score_tracks, streams_of
 from train.labels import Track
 from train.loop import pick_device
@@ -45,6 +46,7 @@ def submit(
     raw: bool,
     fill_missing: bool,
     label_column: str | None,
+    overwrite: bool,
     device: str,
 ) -> int:
     """``train submit``."""
@@ -52,6 +54,8 @@ def submit(
         raise ValueError("say where the features are: python -m train submit CACHE_OR_DATASET --template ...")
     opened, place = find_run(run, runs, task), pick_device(device)
     wanted = _read_template(opened.task, template, label_column)
+    if isinstance(wanted, FlatTemplate) and output.exists() and not overwrite and not output.samefile(wanted.path):
+        raise ValueError(f"{output} exists; give another --output, or replace it with --overwrite")
     store = FeatureCache.open(cache_of(features or "", cache))
     found, lacking = cached_videos(store, streams_of(opened))
     if not isinstance(wanted, FlatTemplate) and not wanted:
@@ -109,6 +113,8 @@ def validate_submission(submission: Path, *, task: str, template: Path | None, l
         else:
             raise ValueError(f"task {task!r} has no submission format")
     except SubmissionError as error:
+        if template is not None and Path(error.file).is_relative_to(template):
+            raise ValueError(f"the template cannot be used, so nothing was checked: {error}") from None
         out.print(f"not valid: {error}")
         return 1
     out.print(f"{submission}: valid, {rows} rows")
@@ -133,9 +139,12 @@ def oracle(
     num_frames = None if store is None else cached_videos(store, [])[0]
     tracks, labels = read_tracks(manifest, wanted, num_frames)
     tell(labels.lines(), [manifest.note] if manifest.note else [])
+    parts = sorted({str(t.split) for t in tracks})
+    # Two people of one video in train and val: its labels count on both sides, and no ceiling means anything.
+    check_groups([parts.index(str(t.split)) for t in tracks], [t.group for t in tracks], parts)
     chosen = [t for t in tracks if split == "all" or t.split == split]
     if not chosen:
-        raise ValueError(f"no track of the split {split!r}; there are {sorted({str(t.split) for t in tracks})}, or all")
+        raise ValueError(f"no track of the split {split!r}; there are {parts}, or all")
     size = size or (store.window.size if store is not None else 64)
     stride = stride or size
     scores = evaluate_frames(wanted, oracle_frames(wanted, chosen, size, stride))

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from shared.annotations import annotation_files, track_to_video
+from shared.collecting import no_collection
 from shared.label_formats import read_labels
 from shared.manifest import TABLE_FORMAT, Manifest, Segment, TaskSource, Video
 from shared.names import unknown_name
-from train.labels import AlignReport, Track, align, count_valid, segments_to_frames
+from train.labels import AlignReport, Track, align, count_valid, label_frames
 from train.tasks import Task
 
 
@@ -83,6 +84,7 @@ class LabelReport:
         return told
 
 
+@no_collection()
 def read_tracks(
     manifest: Manifest, task: Task, num_frames: Mapping[str, int] | None
 ) -> tuple[list[Track], LabelReport]:
@@ -128,11 +130,16 @@ def read_tracks(
     if not ready:
         raise ValueError(f"no annotation of task {task.name!r} meets a cached video. " + "; ".join(report.lines()))
     report.without_labels = sorted(set(num_frames or ()) - {t.video_id for t in ready})
-    digest = hashlib.sha256()
-    for track in ready:
-        digest.update(track.name.encode() + b"\x00" + track.labels.tobytes())
-    report.digest = digest.hexdigest()
+    report.digest = labels_digest(ready)
     return ready, report
+
+
+def labels_digest(tracks: Iterable[Track]) -> str:
+    """sha256 over the labels of tracks in order of their names."""
+    digest = hashlib.sha256()
+    for track in sorted(tracks, key=lambda t: t.name):
+        digest.update(track.name.encode() + b"\x00" + track.labels.tobytes())
+    return digest.hexdigest()
 
 
 def _from_files(
@@ -175,17 +182,22 @@ def _from_table(
 ) -> list[Track]:
     by_video: dict[str, list[Segment]] = {}
     for segment in segments:
-        if not all(np.isnan(v) for v in segment.values):
+        if not all(map(math.isnan, segment.values)):
             by_video.setdefault(segment.video_id, []).append(segment)
     tracks = []
     for video_id, rows in by_video.items():
         file, _, _ = rows[0].where.rpartition(":")
-        table = pd.DataFrame(
-            [{"start": r.start, "end": r.end, **dict(zip(task.label_names, r.values, strict=True))} for r in rows],
-            index=[int(r.where.rpartition(":")[2]) - 2 for r in rows],
-        )
         # Without features the length is unknown: 0 keeps the frames of closed segments and none of the others.
-        labels = segments_to_frames(table, task.label_names, num_frames.get(video_id, 0), file)
+        length = num_frames.get(video_id, 0)
+        labels = label_frames(
+            [int(r.where.rpartition(":")[2]) for r in rows],
+            [r.start for r in rows],
+            [length if r.end is None else r.end for r in rows],
+            [r.end is not None for r in rows],
+            np.array([r.values for r in rows], np.float32),  # (rows, K)
+            length,
+            file,
+        )
         video = videos[video_id]
         if video_id not in num_frames:
             report.without_features.append(video_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,9 +13,10 @@ from torch.utils.tensorboard import SummaryWriter
 from train.checkpoints import load_model, save_model
 from train.config import TrainConfig
 from train.data import Features, Windows
+from train.files import file_sha256, read_json, write_json
 from train.fitting import Fit
 from train.loop import fit
-from train.runs import Run, read_json, write_json
+from train.runs import Run
 from train.tasks import Task
 from train.together import Member, fit_together
 
@@ -121,12 +123,15 @@ def _keep_fold(run: Run | None, fold: int, done: Fit) -> None:
         return
     save_model(done.model, run.checkpoint(fold))
     _write_curves(run, fold, done.history)
-    write_json(run.history(fold), {"best_epoch": done.best_epoch, "history": done.history})
+    weights = file_sha256(run.checkpoint(fold))
+    write_json(run.history(fold), {"best_epoch": done.best_epoch, "history": done.history, "weights_sha256": weights})
     run.state(fold).unlink(missing_ok=True)
 
 
 def _write_curves(run: Run, fold: int, history: Epochs) -> None:
-    with SummaryWriter(str(run.path / "tensorboard" / f"fold{fold + 1}")) as writer:
+    folder = run.path / "tensorboard" / f"fold{fold + 1}"
+    shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed before it could say that the fold is done
+    with SummaryWriter(str(folder)) as writer:
         for row in history:
             for name in ("train_loss", "val_loss", "val_score"):
                 writer.add_scalar(name, row[name], int(row["epoch"]))

@@ -18,6 +18,7 @@ import torch
 from sections.flops import image_tower_gigaflops, stage_gigaflops
 
 from extract.config import ClipConfig
+from extract.decode.sampling import Item, Window
 from extract.encoders.clip import ClipImageEncoder, load_clip
 from extract.encoders.videoprism import (
     ARCHITECTURES,
@@ -29,7 +30,6 @@ from extract.encoders.videoprism import (
 )
 from extract.encoders.videoprism_attention import ATTENTIONS
 from extract.plan import WindowPacker
-from extract.sampling import Item, Window
 from shared.windows import WindowSpec
 
 

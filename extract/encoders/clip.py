@@ -7,7 +7,6 @@ device. Features are the towers' projected outputs, not L2-normalised.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import cached_property, lru_cache
@@ -18,18 +17,21 @@ from typing import Any
 import numpy as np
 import open_clip
 import torch
-from open_clip.transform import PreprocessCfg, image_transform_v2
+from open_clip import transform as oc
+from open_clip.pretrained import download_pretrained_from_hf
 from PIL import Image
-from torchvision.transforms import Compose, Normalize, ToTensor
+from torchvision.transforms import CenterCrop, Compose, Normalize, Resize, ToTensor
+from torchvision.transforms.functional import pil_modes_mapping
 
 from extract.config import PACKAGED, ClipConfig
 from extract.encoders.contract import Rows
 from extract.encoders.digests import state_digest
 from extract.encoders.packaged import packaged_folder
 from extract.encoders.parts import InParts
+from extract.encoders.revisions import revision_of, split_revision
+from extract.preparation import ClipFrames, CropCentre, ResizeKeepRatio, ResizeShorter, ResizeTo, ToRgb
 from shared.names import unknown_name
 
-MAX_ASPECT = 64
 # A toy with every part of the real thing; 64 px, 4 x 4 patches, the real tokenizer and context length.
 TINY: dict[str, Any] = {
     "embed_dim": 64,
@@ -116,19 +118,14 @@ class ClipImageEncoder:
         self.dim, self.batch_size, self.trained = clip.dim, clip.config.batch_size, clip.trained
         self.device = clip.device
 
-    def prepare(self, frame: np.ndarray) -> np.ndarray:
-        """uint8 RGB (H, W, 3) -> uint8 (h, w, 3): the picture half of open_clip's transform.
+    @cached_property
+    def preparation(self) -> ClipFrames:
+        """What ``prepare`` does, as an object that can be sent to another process."""
+        return ClipFrames(tuple(light_step(step) for step in self._clip.picture_steps))
 
-        Raises:
-            ValueError: beyond 64:1; resized to the model's height before the crop, it would take gigabytes.
-        """
-        height, width = frame.shape[:2]
-        if max(height, width) > MAX_ASPECT * min(height, width):
-            raise ValueError(f"a {width}x{height} frame is too narrow for CLIP's centre crop")
-        picture: Any = Image.fromarray(frame)
-        for step in self._clip.picture_steps:
-            picture = step(picture)
-        return np.asarray(picture)
+    def prepare(self, frame: np.ndarray) -> np.ndarray:
+        """uint8 RGB (H, W, 3) -> uint8 (h, w, 3): the picture half of open_clip's transform."""
+        return self.preparation(frame)
 
     def encode(self, items: np.ndarray) -> Rows:
         """uint8 (B, 1, h, w, 3) -> features float32 (B, D)."""
@@ -166,12 +163,32 @@ def split_transform(model: torch.nn.Module) -> tuple[list[Any], Normalize]:
     return list(transform.transforms[:index]), normalize
 
 
+def light_step(step: Any) -> Callable[[Image.Image], Image.Image]:
+    """The same step on PIL pictures without torch, if it is one that open_clip's transforms consist of; else itself."""
+    kind = type(step)
+    resample = pil_modes_mapping.get(getattr(step, "interpolation", None))
+    if resample is not None:
+        resample = Image.Resampling(resample)
+        if kind is Resize and step.max_size is None:
+            sizes = (step.size,) if isinstance(step.size, int) else tuple(step.size)
+            return ResizeShorter(sizes[0], resample) if len(sizes) == 1 else ResizeTo(sizes[0], sizes[1], resample)
+        if kind is oc.ResizeKeepRatio and step.random_scale_prob == step.random_aspect_prob == 0:
+            return ResizeKeepRatio(step.size[0], step.size[1], resample, step.longest)
+    if kind is CenterCrop:
+        return CropCentre(step.size[0], step.size[1])
+    if kind is oc.CenterCropOrPad and isinstance(step.fill, int):
+        return CropCentre(step.size[0], step.size[1], step.fill)
+    if kind is oc.MaybeConvertMode and step.mode == "RGB":
+        return ToRgb()
+    return step
+
+
 def model_transform(model: torch.nn.Module) -> Compose:
     """The evaluation transform that open_clip builds for a model."""
     config = getattr(model.visual, "preprocess_cfg", None)
     if config is None:
         config = {"size": model.visual.image_size}  # type: ignore[union-attr]
-    return image_transform_v2(PreprocessCfg(**config), is_train=False)
+    return oc.image_transform_v2(oc.PreprocessCfg(**config), is_train=False)
 
 
 @lru_cache(maxsize=2)
@@ -185,26 +202,23 @@ def _create(config: ClipConfig) -> torch.nn.Module:
     if config.model not in TOYS and ":" not in config.model and config.model.replace("/", "-") not in known:
         raise ValueError(unknown_name("CLIP model", config.model, known))
     if config.seed is None:
+        tag, commit = split_revision(config.weights or "")
+        published = {} if ":" in config.model else open_clip.get_pretrained_cfg(config.model.replace("/", "-"), tag)
         try:
-            with warnings.catch_warnings():
-                # Only a warning to open_clip, but every feature would be wrong.
-                warnings.filterwarnings("error", message="QuickGELU mismatch")
-                if config.model in TOYS:
-                    return load_toy(
-                        config.model,
-                        packaged_folder() / MINI_FILE if config.weights == PACKAGED else Path(str(config.weights)),
-                    )
-                return open_clip.create_model(config.model, pretrained=config.weights)
-        except UserWarning as error:
-            raise ValueError(
-                f"weights {config.weights!r} were trained with another activation than model {config.model!r} has: "
-                f"use --clip-model {config.model}-quickgelu, or other weights ({error})"
-            ) from None
+            if config.model in TOYS:
+                path = packaged_folder() / MINI_FILE if config.weights == PACKAGED else Path(str(config.weights))
+                return load_toy(config.model, path)
+            if published:
+                return _create_published(config, published, commit)
+            # weights_only: a pickle is read as plain tensors, nothing in it is run.
+            return open_clip.create_model(config.model, pretrained=config.weights, weights_only=True)
+        except ActivationMismatch:
+            raise
         except Exception as error:
             raise ValueError(
                 f"CLIP weights {config.weights!r} of model {config.model!r} could not be loaded: {error}\n"
-                "Give a tag that open_clip knows (see open_clip.list_pretrained()) or a local file; "
-                "without a network use the preset tiny."
+                "Give a tag that open_clip knows (see open_clip.list_pretrained()), TAG@COMMIT or a local file; "
+                "without a network use the preset mini."
             ) from error
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -217,7 +231,7 @@ def build_toy(name: str) -> open_clip.CLIP:
     """A model of ``TOYS`` with open_clip's own start; the miniature sees the whole picture, as its captioner does."""
     model = open_clip.CLIP(**TOYS[name])
     if name == "mini":
-        model.visual.preprocess_cfg = asdict(PreprocessCfg(size=model.visual.image_size, resize_mode="squash"))
+        model.visual.preprocess_cfg = asdict(oc.PreprocessCfg(size=model.visual.image_size, resize_mode="squash"))
     return model
 
 
@@ -226,6 +240,29 @@ def load_toy(name: str, path: Path) -> open_clip.CLIP:
     model = build_toy(name)
     open_clip.load_checkpoint(model, str(path))
     return model
+
+
+class ActivationMismatch(ValueError):
+    """Weights were trained with another activation than the model has."""
+
+
+def _create_published(config: ClipConfig, published: dict[str, Any], commit: str) -> torch.nn.Module:
+    """A model with the weights of one of open_clip's tags, through the hub and of a known commit where there is one.
+
+    open_clip's own download takes what is newest, and some plain URL where the hub has nothing.
+    """
+    quick = bool((open_clip.get_model_config(config.model.replace("/", "-")) or {}).get("quick_gelu", False))
+    if quick != bool(published.get("quick_gelu", False)):
+        raise ActivationMismatch(
+            f"weights {config.weights!r} were trained with another activation than model {config.model!r} has: use "
+            f"--clip-model {config.model}-quickgelu, or other weights (QuickGELU mismatch)"
+        )
+    repository, _, file = published.get("hf_hub", "").rpartition("/")
+    if not repository:
+        raise ValueError("this tag is not on the Hugging Face hub; fetch its file and give the path (--clip-weights)")
+    path = download_pretrained_from_hf(repository, file or None, revision=revision_of(repository, commit))
+    # The tag's mean, deviation and resizing come with the tag, not with the file.
+    return open_clip.create_model(config.model, pretrained=path, weights_only=True, force_preprocess_cfg=published)
 
 
 def _enliven(model: torch.nn.Module) -> torch.nn.Module:

@@ -4,6 +4,10 @@ An encoder has two halves. ``prepare`` runs on the CPU in the decode workers and
 encoder's input size, so that queues hold small frames. The device half takes batches of prepared frames. Numpy goes in
 and numpy comes out; no torch or jax type leaves an encoder's file.
 
+An encoder that also names its ``prepare`` as a small object that can be pickled, in an attribute ``preparation``
+(extract/preparation.py), has its videos decoded in processes of their own, where a decoder that crashes or hangs takes
+down one video. If an encoder of a run has none, all videos are decoded in threads of this process.
+
 Axes: B batch, C context frames, U unique frames, N windows, T samples of a window, D feature size.
 """
 

@@ -108,6 +108,11 @@ class TextEncoder:
         self.dim, self.batch_size, self.device = clip.dim, captioner.batch_size, clip.device
         self.trained = clip.trained and captioner.trained
 
+    @property
+    def preparation(self) -> Any:
+        """The captioner's, or None if it has none."""
+        return getattr(self._captioner, "preparation", None)
+
     def prepare(self, frame: np.ndarray) -> np.ndarray:
         """The captioner's half."""
         return self._captioner.prepare(frame)

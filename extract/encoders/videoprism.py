@@ -19,7 +19,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 
 from extract.encoders.digests import file_sha256, params_sha256
 from extract.encoders.parts import InParts
@@ -35,6 +34,7 @@ from extract.encoders.videoprism_checkpoint import (
     save_checkpoint,
 )
 from extract.encoders.videoprism_model import Params, cast_params, forward, spatial, temporal
+from extract.preparation import VideoPrismFrames
 
 __all__ = [
     "ARCHITECTURES",
@@ -51,8 +51,6 @@ __all__ = [
     "spatial",
     "temporal",
 ]
-
-_MAX_CROP_RATIO = 32
 
 
 # --- jitted steps -----------------------------------------------------------------------------------------------------
@@ -180,26 +178,14 @@ class VideoPrismEncoder:
         self._weights_sha256 = file_sha256(path)
         return load_checkpoint(path, self.arch)
 
-    def prepare(self, frame: np.ndarray) -> np.ndarray:
-        """uint8 RGB (H, W, 3) -> uint8 (h, h, 3), resized with PIL's Lanczos filter as in the published demos.
+    @property
+    def preparation(self) -> VideoPrismFrames:
+        """What ``prepare`` does, as an object that can be sent to another process."""
+        return VideoPrismFrames(self.image_size, self.resize)
 
-        Raises:
-            ValueError: not a non-empty uint8 RGB frame, or beyond 32:1 with "crop".
-        """
-        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
-            raise ValueError(f"frame should be uint8 (H, W, 3), found {frame.dtype} {frame.shape}")
-        height, width = frame.shape[:2]
-        side = self.image_size
-        rows, columns = side, side
-        if self.resize == "crop":
-            scale = max(side / height, side / width)
-            rows, columns = round(height * scale), round(width * scale)
-            if max(rows, columns) > _MAX_CROP_RATIO * side:  # the resized frame would take gigabytes
-                raise ValueError(f"a {width}x{height} frame is too narrow to crop a square from; use resize='squash'")
-        # PIL's own box= would save the crop but differs by grey levels (its rounding, and the order of its two passes).
-        image = Image.fromarray(np.ascontiguousarray(frame)).resize((columns, rows), Image.Resampling.LANCZOS)
-        top, left = (rows - side) // 2, (columns - side) // 2
-        return np.array(image)[top : top + side, left : left + side].copy()
+    def prepare(self, frame: np.ndarray) -> np.ndarray:
+        """uint8 RGB (H, W, 3) -> uint8 (h, h, 3)."""
+        return self.preparation(frame)
 
     def encode_frames(self, frames: np.ndarray, slots: np.ndarray) -> None:
         """Spatial tokens of uint8 ``frames`` (U, h, h, 3) into the pool at int32 ``slots`` (U,); slot P drops a row.

@@ -17,6 +17,7 @@ import numpy as np
 
 from extract.config import PACKAGED
 from extract.encoders.packaged import packaged_folder
+from extract.encoders.revisions import revision_of, split_revision
 
 _ROOT = "params/"
 _NESTED = "params/vision_encoder/"  # where the video-text ("lvt") checkpoints keep the same encoder
@@ -35,6 +36,7 @@ LAYERS = {
     "temporal": "params/temporal_encoder/transformers_stack/x_layers/",
 }
 
+HUB = "hf-hub:"
 # What numpy and zipfile raise on damaged archives.
 _UNREADABLE = (OSError, EOFError, ValueError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
@@ -269,10 +271,12 @@ def _as_finite_float32(path: str | Path, key: str, value: np.ndarray) -> np.ndar
 def resolve_checkpoint(weights: str | None, arch: Architecture) -> Path:
     """A local checkpoint file: ``weights`` itself, or the published one through the Hugging Face cache.
 
+    ``weights`` may also be ``hf-hub:OWNER/NAME@COMMIT``: the published file, of that repository and commit.
+
     Raises:
         CheckpointError: the path is not a file, nothing is published for ``arch``, or the download failed.
     """
-    if weights is not None:
+    if weights is not None and not weights.startswith(HUB):
         path = Path(weights).expanduser()
         if not path.is_file():
             raise CheckpointError(f"no checkpoint file at {weights}")
@@ -283,13 +287,14 @@ def resolve_checkpoint(weights: str | None, arch: Architecture) -> Path:
         )
     if arch.repository == PACKAGED:
         return packaged_folder() / arch.filename
+    repository, asked = split_revision(weights.removeprefix(HUB)) if weights else (arch.repository, "")
     try:
         import huggingface_hub  # only a download needs it
 
-        return Path(huggingface_hub.hf_hub_download(arch.repository, arch.filename))
+        return Path(huggingface_hub.hf_hub_download(repository, arch.filename, revision=revision_of(repository, asked)))
     except Exception as error:  # offline, proxy, quota, not installed: the way out is the same
         raise CheckpointError(
-            f"could not download {arch.filename} from https://huggingface.co/{arch.repository} "
+            f"could not download {arch.filename} from https://huggingface.co/{repository} "
             f"({type(error).__name__}: {error}).\nFetch the file elsewhere and give its path: "
             "--videoprism-weights PATH (for CLIP: --clip-weights PATH), or use the preset tiny, which needs no weights"
         ) from error

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import zarr
 
-from extract.decode import Job
+from extract.decode.ahead import Job
 from extract.encoders.contract import Rows
 from extract.pipeline import Summary, plan_jobs, run
 from extract.video import DecodedFrame, OpenVideo, VideoError
@@ -103,7 +103,7 @@ def install_fake_videos(monkeypatch: pytest.MonkeyPatch, videos: Sequence[FakeVi
     by_name = {video.name: video for video in videos}
 
     @contextmanager
-    def open_fake(path: Path, fps: float | None = None) -> Iterator[OpenVideo]:
+    def open_fake(path: Path, fps: float | None = None, **options: Any) -> Iterator[OpenVideo]:
         video = by_name[path.name]
         yield OpenVideo(30.0, video.num_frames, "fake", fake_frames(video), width=2, height=1)
 
@@ -111,8 +111,8 @@ def install_fake_videos(monkeypatch: pytest.MonkeyPatch, videos: Sequence[FakeVi
         video = by_name[path.name]
         return {"bytes": 6 * video.num_frames, "sha256": f"{video.number:064x}", "mtime_ns": 1}
 
-    monkeypatch.setattr("extract.decode.open_video", open_fake)
-    monkeypatch.setattr("extract.decode.read_source", source)
+    monkeypatch.setattr("extract.decode.one_video.open_video", open_fake)
+    monkeypatch.setattr("extract.decode.one_video.read_source", source)
 
 
 # ------------------------------------------------------------------------------------------------ fake encoders

@@ -15,6 +15,7 @@ from typer.testing import Result
 
 from shared.cache import FeatureCache
 from shared.ledger import FailureLedger
+from tests.extract.fuzz_seeds import write_resized
 from tests.extract.support import BROKEN, LONG, SHARED_VIDEOS, needs_shared_videos, write_audio, write_video
 
 Cli = Callable[..., Result]
@@ -65,6 +66,8 @@ def make_all(root: Path) -> dict[str, str | None]:
     cover_picture(root / "cover.mp4")
     without_frames(root / "zero.mkv")
     os.mkfifo(root / "fifo.mp4")
+    (root / "dangling.mp4").symlink_to("nowhere.mp4")
+    (root / "circle.mp4").symlink_to("circle.mp4")
     (root / "no_pictures").mkdir()
     (root / "no_pictures" / "readme.txt").write_text("empty")
     frame_folder(root / "zeroth", ["00000.jpg", "00001.jpg"])
@@ -73,22 +76,29 @@ def make_all(root: Path) -> dict[str, str | None]:
     (root / "broken_picture" / "00035.jpg").write_bytes(b"\xff\xd8\xff\xe0 and nothing more")
     frame_folder(root / "gaps", [f"{n:05d}.jpg" for n in range(2, 80, 3)])
     write_video(root / "one.mp4", 1)
+    write_resized(root / "resized.ts")
+    frame_folder(root / "sizes", ["00001.jpg", "00003.jpg"])
+    Image.new("RGB", (70, 50)).save(root / "sizes" / "00002.png")
     for name in ("a b.mp4", "-dash.mp4", 'quo"te.mp4', "ünïcode ✓.mp4", "12:30.mp4", "[bold]markup.mp4"):
         write_video(root / name, 20)
     return {
         "text.mp4": "not a video",
-        "empty.mp4": "not a video",
+        "empty.mp4": "not a video: the file is empty",
         "playlist.mp4": "not a video",
         "audio.mp4": "no video stream (found: audio)",
         "cover.mp4": "no video stream (found: audio, cover picture)",
         "zero.mkv": "",
         "fifo.mp4": "special file",
+        "dangling.mp4": "cannot be read: No such file",
+        "circle.mp4": "cannot be read: Too many levels",
         "no_pictures": "without numbered pictures",
         "zeroth": "count from 00001, found 00000.jpg",
         "twice": "two pictures for frame 1",
         "broken_picture": "picture 00035.jpg cannot be read",
         "gaps": None,
         "one.mp4": None,
+        "resized.ts": None,
+        "sizes": None,
         **dict.fromkeys(("a b.mp4", "-dash.mp4", 'quo"te.mp4', "ünïcode ✓.mp4", "12:30.mp4"), None),
         "[bold]markup.mp4": None,
     }
@@ -128,6 +138,38 @@ def test_a_file_that_vanishes_after_the_manifest_was_read(tmp_path: Path, monkey
     for use in (lambda: read_source(tmp_path / "gone.mp4"), lambda: open_video(tmp_path / "gone.mp4").__enter__()):
         with pytest.raises(VideoError, match="No such file"):
             use()
+
+
+def test_a_truncated_video_is_taken_when_asked_and_named_ever_after(cli: Cli, tmp_path: Path) -> None:
+    whole = write_video(tmp_path / "whole.mkv", 70)
+    cut = tmp_path / "cut.mkv"
+    cut.write_bytes(whole.read_bytes()[: int(0.95 * whole.stat().st_size)])
+    source = table(tmp_path / "all.csv", ["whole.mkv", "cut.mkv"])
+    options = (source, "--preset", "tiny", "--cache", "x.zarr")
+    refused = cli("run", *options, "--streams", "image")
+    assert refused.exit_code == 1
+    assert "cut.mkv: decode: truncated: " in refused.output
+    assert FeatureCache.open("x.zarr").info("v01") is None
+
+    taken = cli("run", *options, "--streams", "image", "--include-truncated")
+    assert taken.exit_code == 0, taken.output
+    info = FeatureCache.open("x.zarr").info("v01")
+    assert info is not None
+    assert 40 < info.num_frames < 70
+    assert info.truncated == {"decoded": info.num_frames, "promised": 0}
+    words = f"1 videos end early and are taken as far as they go: cut.mkv ({info.num_frames} of unknown frames)"
+    assert words in taken.output
+    assert words in cli("status", source, "--cache", "x.zarr").output
+    # A stream that is added later follows the others, asked or not.
+    later = cli("run", *options, "--streams", "image,text")
+    assert later.exit_code == 0, later.output
+    assert words in later.output
+    assert set(FeatureCache.open("x.zarr").streams("v01")) == {"image", "text"}
+    assert cli("verify", "x.zarr").exit_code == 0
+    whole_info = FeatureCache.open("x.zarr").info("v00")
+    assert whole_info is not None
+    assert whole_info.truncated is None
+    assert "truncated" not in whole_info.attrs()  # caches of before stay as they are
 
 
 @needs_shared_videos

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import pytest
 from PIL import Image
 from typer.testing import Result
 
-from extract.commands import explained
+from extract.commands.parts import explained, options_of
 from extract.pipeline import Watcher
 from shared.cache import FeatureCache
 from tests.extract.support import REPO, write_video
@@ -172,6 +173,29 @@ def test_run_status_verify_captions(tiny: Cli, cli: Cli, videos: Path) -> None:
     assert (unknown.exit_code, "there are: 0.mp4, 1.mp4" in unknown.output) == (2, True)
 
 
+def test_the_command_that_tries_again_asks_for_what_this_run_asked_for(tiny: Cli, cli: Cli, videos: Path) -> None:
+    """The cache notes what all of it was begun with; one stream may have been replaced since."""
+    good = (videos / "1.mp4").read_bytes()
+    (videos / "1.mp4").write_text("not a video")
+    tiny("clips", "--caption-batch", "5")
+    result = tiny("clips", "--overwrite", "text", "--long-captions", "chunk-mean", "--no-thumbnails")
+    assert result.exit_code == 1
+    (line,) = (line for line in result.output.splitlines() if "Try them again with" in line)
+    words = shlex.split(line.partition("python -m extract ")[2])
+    asked = "--preset tiny --long-captions chunk-mean --no-thumbnails --retry-failed"
+    assert words == ["run", "clips", *asked.split(), "--streams", "image,text", "--overwrite", "text"]
+    (videos / "1.mp4").write_bytes(good)
+    again = cli(*words)
+    assert again.exit_code == 0, again.output
+    cache = FeatureCache.open("caches/clips.zarr")
+    assert cache.streams("0.mp4") == cache.streams("1.mp4")
+
+
+def test_options_become_words_again() -> None:
+    made = {"preset": "base", "options": {"caption_max_new_tokens": 9, "caption_batch_size": 2, "thumbnails": True}}
+    assert options_of(made) == ["--preset", "base", "--caption-tokens", "9", "--caption-batch", "2", "--thumbnails"]
+
+
 def test_failures_are_shown_and_retried(tiny: Cli, cli: Cli, videos: Path) -> None:
     good = (videos / "1.mp4").read_bytes()
     (videos / "1.mp4").write_text("not a video")
@@ -181,11 +205,15 @@ def test_failures_are_shown_and_retried(tiny: Cli, cli: Cli, videos: Path) -> No
     assert "python -m extract run clips --like caches/clips.zarr --retry-failed" in result.output
     assert "caches/failures.jsonl" in result.output
     status = cli("status", "clips")
-    assert (status.exit_code, "failed  1.mp4: open: not a video" in status.output) == (1, True)
-    (videos / "1.mp4").write_bytes(good)
-    assert tiny("clips").exit_code == 1
-    assert tiny("clips", "--retry-failed").exit_code == 0
-    assert "failed" not in cli("status", "clips").output
+    assert (status.exit_code, "quarantined  1.mp4: open: not a video" in status.output) == (1, True)
+    again = tiny("clips")
+    assert (again.exit_code, "0 to do" in again.output) == (1, True)
+    assert "of these quarantined" in again.output
+    asked = tiny("clips", "--retry-failed")
+    assert (asked.exit_code, "(attempts: 2)" in asked.output) == (1, True)
+    (videos / "1.mp4").write_bytes(good)  # another file: it is tried without being asked for
+    assert tiny("clips").exit_code == 0
+    assert "quarantined" not in cli("status", "clips").output
 
 
 def test_a_data_set_in_which_nothing_works_is_status_two(tiny: Cli, videos: Path) -> None:
@@ -228,7 +256,7 @@ def test_a_full_disk_is_one_message_and_status_two(tiny: Cli, videos: Path, monk
         patch.setattr("shared.cache_arrays.StreamWriter.append", full)
         result = tiny("clips")
     assert result.exit_code == 2
-    assert "error: the cache cannot be written: [Errno 28] No space left on device" in result.output
+    assert "error: the cache caches/clips.zarr cannot be written: No space left on device" in result.output
     assert "run the same command again" in result.output
     assert "Traceback" not in result.output
     assert tiny("clips").exit_code == 0
@@ -242,7 +270,7 @@ def test_a_signal_ends_the_run_and_says_how_to_go_on(
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with monkeypatch.context() as patch:
-            patch.setattr("extract.show.RunDisplay.reached", lambda *args: os.kill(os.getpid(), number))
+            patch.setattr("extract.show.progress.RunDisplay.reached", lambda *args: os.kill(os.getpid(), number))
             result = tiny("clips")
     finally:
         signal.signal(signal.SIGINT, before)
@@ -271,7 +299,7 @@ def test_a_crash_is_not_taken_for_some_videos_failed(tiny: Cli, videos: Path, mo
     def crash(self: Watcher, *args: object) -> None:
         raise RuntimeError("CUDA out of memory")
 
-    monkeypatch.setattr("extract.show.RunDisplay.reached", crash)
+    monkeypatch.setattr("extract.show.progress.RunDisplay.reached", crash)
     result = tiny("clips")
     assert result.exit_code == 2
     assert "Traceback" in result.output

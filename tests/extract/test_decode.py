@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from extract.decode import ByteQueue, DecodeAhead, Failed, Finished, Opened, Stopped
-from extract.sampling import Item, Window
+from extract.decode.ahead import ByteQueue, DecodeAhead, Failed, Finished, Opened, Stopped
+from extract.decode.sampling import Item, Window
 from extract.video import DecodedFrame
 from tests.extract.support import SPEC, FakeTimeline, FakeVideo, fake_encoders, fake_jobs, install_fake_videos
 
@@ -67,6 +67,26 @@ def test_closing_a_queue_frees_whoever_waits(act: str) -> None:
     queue.close()
     waiter.join(PATIENCE_S)
     assert outcome == ["stopped"]
+
+
+def test_what_is_no_videos_fault_is_raised_after_the_last_event() -> None:
+    queue = ByteQueue(100)
+    queue.put(item(10))
+    queue.fail(OSError("no process"))
+    events = queue.until_end()
+    assert next(events).nbytes == 10
+    with pytest.raises(OSError, match="no process"):
+        next(events)
+
+
+def test_a_video_of_more_frames_than_bytes_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would never end, or is a list of other files."""
+    monkeypatch.setattr("extract.decode.one_video.MIN_ENDLESS_FRAMES", -270)
+    videos = [FakeVideo(1, 40), FakeVideo(2, 60)]  # six bytes a frame
+    install_fake_videos(monkeypatch, videos)
+    ends = [list(events)[-1] for _, events in DecodeAhead(SPEC, fake_encoders(), 1, 1 << 20).run(fake_jobs(videos))]
+    assert [type(end) for end in ends] == [Failed, Finished]
+    assert ends[0].message.startswith("1 frames out of 240 bytes")
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
@@ -178,7 +198,7 @@ def test_a_worker_stops_between_frames_and_while_it_hashes(monkeypatch: pytest.M
             on_block()
 
     reading.clear()
-    monkeypatch.setattr("extract.decode.read_source", digest)
+    monkeypatch.setattr("extract.decode.one_video.read_source", digest)
     jobs = decode.run(fake_jobs(videos))
     next(jobs)
     reading.wait(PATIENCE_S)

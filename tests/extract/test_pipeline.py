@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from extract.assemble import CacheWriteError, WriteThread
-from extract.pipeline import SYSTEMIC_FAILURES, SystemicFailure, Watcher
+from extract.pipeline import Watcher
+from extract.systemic import SYSTEMIC_FAILURES, SystemicFailure
 from shared.cache import FeatureCache, RecipeMismatch
 from shared.cache_arrays import StreamWriter
 from shared.ledger import FailureLedger
@@ -331,7 +332,7 @@ def test_writes_run_in_order_and_stop_at_the_first_fatal_one() -> None:
 
 def test_waiting_frames_never_exceed_the_bound(url: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Over all workers, and although decoding is far faster than the writing that the encoders wait for."""
-    from extract import decode
+    from extract.decode import ahead as decode
 
     held, most, lock = [0], [0], threading.Lock()
     put, get = decode.ByteQueue.put, decode.ByteQueue.get

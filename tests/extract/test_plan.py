@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from extract.decode.sampling import Item, Window, sample_video
 from extract.encoders.contract import Rows
 from extract.plan import TimelinePacker, WindowPacker
-from extract.sampling import Item, Window, sample_video
 from extract.video import DecodedFrame
 from shared.windows import WindowSpec
 from tests.extract.support import SPEC, FakeTimeline, FakeVideo, FakeWindows, expected_rows, fake_frames, identity

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -11,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from extract.preparing import InOrder, PreparePool
-from extract.sampling import Draft, Item, draft_video, sample_video
+from extract.decode.preparing import InOrder, PreparePool
+from extract.decode.sampling import Draft, Item, draft_video, sample_video
+from extract.decode.turns import Turns
 from shared.windows import WindowSpec
 from tests.extract.support import (
     SPEC,
@@ -148,7 +150,7 @@ def test_pooled_videos_are_cached_as_those_prepared_in_place(tmp_path: Path, mon
     install_fake_videos(monkeypatch, videos)
     batches = []
     for name, least in (("a", 1 << 30), ("b", 0)):
-        monkeypatch.setattr("extract.decode.MIN_POOLED_PIXELS", least)
+        monkeypatch.setattr("extract.decode.one_video.MIN_POOLED_PIXELS", least)
         encoders = fake_encoders() | {"image": Picky("image")}
         summary = run_fake(videos, tmp_path / name, encoders, workers=3)
         assert set(summary.failed) == {"v002", "v004"}
@@ -156,6 +158,32 @@ def test_pooled_videos_are_cached_as_those_prepared_in_place(tmp_path: Path, mon
     assert batches[0] == batches[1]  # nothing of the two depends on timing
     assert cache_contents(tmp_path / "a") == cache_contents(tmp_path / "b")
     assert_cached(tmp_path / "b", videos[7])
+
+
+def test_the_pool_of_a_later_video_waits_for_its_turn() -> None:
+    """The table of two processes, of which the first has pictures waiting."""
+    table = Turns(2)
+    other = Turns(2, os.fdopen(os.dup(table.fileno()), "r+b"))
+    waited, told = threading.Event(), []
+
+    def wait_for_turn() -> None:
+        while other.others_first(7):
+            waited.set()
+            time.sleep(0.001)
+
+    table.note(0, 3, 5)
+    assert not table.others_first(3)
+    pool = PreparePool(2, wait_for_turn, told.append)
+    futures = [pool.submit(0, draft(n)) for n in range(3)]
+    assert waited.wait(PATIENCE_S)
+    assert [future.done() for future in futures] == [False] * 3
+    table.note(0, 3, 0)
+    assert [future.result(PATIENCE_S)[0].frame for future in futures] == [0, 1, 2]
+    pool.close()
+    assert told[0] == 1
+    assert told[-1] == 0
+    other.close()
+    table.close()
 
 
 def test_the_first_window_is_not_waited_for() -> None:

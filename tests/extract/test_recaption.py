@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,9 +16,10 @@ import zarr.storage
 from typer.testing import Result
 
 from extract.caption_files import CaptionFileError, CaptionRow, Captions, read_captions, write_captions
-from extract.recaption import NEXT, captioned_frames, check_captions, recaption
+from extract.recaption import NEXT, WHOLE, captioned_frames, check_captions, recaption
 from shared import cache_nodes
 from shared.cache import CacheError, FeatureCache, VideoInfo
+from shared.claims import open_claims
 from shared.windows import WindowSpec
 from tests.extract.support import cache_contents, write_video
 from train.data import load_features
@@ -80,6 +82,15 @@ def test_a_file_gives_back_what_was_put_in(suffix: str, tmp_path: Path) -> None:
     ]
     assert found.repeated == []
     assert [p.name for p in tmp_path.iterdir()] == [f"all.{suffix}"]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_link_in_the_place_of_a_part_file_is_not_followed(suffix: str, tmp_path: Path) -> None:
+    (precious := tmp_path / "bashrc").write_text("mine")
+    (tmp_path / f"all.{suffix}.part").symlink_to(precious)
+    write_captions(tmp_path / f"all.{suffix}", [CaptionRow("a", 0, 0.0, "x")])
+    assert precious.read_text() == "mine"
+    assert read_captions(tmp_path / f"all.{suffix}").videos == {"a": {0: "x"}}
 
 
 def test_the_digest_is_of_the_content(tmp_path: Path) -> None:
@@ -462,7 +473,8 @@ def readable_state(cache: FeatureCache, versions: Sequence[Mapping[str, Any]]) -
 def test_training_and_status_refuse_a_half_done_cache(cli: Cli, clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cli("captions", "clips", "--out", "all.csv")
     with monkeypatch.context() as patch:
-        patch.setattr("extract.show.StepDisplay.reached", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        place = "extract.show.progress.StepDisplay.reached"
+        patch.setattr(place, lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
         stopped = cli("recaption", "clips", "--from", "all.csv")
     assert stopped.exit_code == 130
     assert "run the same command again to go on" in stopped.output
@@ -505,13 +517,35 @@ def test_status_tells_of_a_replacement_that_was_cut_short(
     assert streams_of(status) == {"video": "0/2", "image": "2/2", "text": found}
     assert cli("run", "clips", "--preset", "tiny", "--streams", "image,text").exit_code == 0  # writes it if it is gone
     status = cli("status", "clips")
-    assert told in status.stdout
-    assert f"what it left beside it ({NEXT}) is not used" in status.stdout
+    assert (told in status.stdout) != removed  # what was left beside the text goes when the text is written anew
     assert streams_of(status) == {"video": "0/2", "image": "2/2", "text": "2/2"}
+    run = cli("run", "clips", "--preset", "tiny", "--streams", "image,text", "--overwrite", "text")
+    assert re.search(rf"^done +{1 - removed} *$", run.stdout, re.MULTILINE), run.stdout
+    assert "recaption" not in cli("status", "clips").stdout
     assert cli("recaption", "clips", "--from", "all.csv").exit_code == 0
     status = cli("status", "clips")
     assert "interrupted" not in status.stdout
     assert streams_of(status) == {"video": "0/2", "image": "2/2", "text": "2/2"}
+
+
+def test_a_second_recaption_is_refused_and_a_run_is_waited_for(
+    cli: Cli, clips: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cli("captions", "clips", "--out", "all.csv")
+    other = open_claims("caches/clips.zarr")
+    assert other.take(WHOLE, ["text"])
+    refused = cli("recaption", "clips", "--from", "all.csv")
+    other.close()
+    assert refused.exit_code == 2
+    assert f"is at work (process {os.getpid()} on " in refused.output
+    other = open_claims("caches/clips.zarr")
+    assert other.take("0.mp4", ["text"])
+    monkeypatch.setattr("extract.recaption.time.sleep", lambda seconds: other.close())
+    done = cli("recaption", "clips", "--from", "all.csv")
+    assert done.exit_code == 0
+    assert "waiting for 1 videos that process " in done.output
+    assert "text of 2 videos is now that of all.csv" in done.stdout
+    assert not Path("caches/clips.zarr.claims").exists()
 
 
 def test_a_video_of_which_only_the_new_text_is_left_is_not_untouched(cli: Cli) -> None:

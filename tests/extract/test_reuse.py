@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 
 from extract.config import CaptionerConfig, ClipConfig, ExtractConfig, VideoPrismConfig
+from extract.decode.sampling import sample_video
 from extract.encoders import build_encoder
 from extract.encoders.contract import Rows
 from extract.encoders.videoprism import ARCHITECTURES, VideoPrismEncoder
 from extract.plan import TimelinePacker, WindowPacker
-from extract.sampling import sample_video
 from extract.video import DecodedFrame
 from shared.windows import WindowSpec
 

@@ -665,19 +665,23 @@ def test_resolve(tmp_path, monkeypatch):
     huggingface_hub = pytest.importorskip("huggingface_hub")
     asked = []
 
-    def download(repository, filename):
-        asked.append((repository, filename))
+    def download(repository, filename, revision):
+        asked.append((repository, filename, revision))
         return str(tmp_path / filename)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     assert resolve_checkpoint(None, ARCHITECTURES["large"]) == Path(tmp_path / "flax_large_f8r288_repeated.npz")
-    assert asked == [("google/videoprism-large-f8r288", "flax_large_f8r288_repeated.npz")]
+    assert resolve_checkpoint("hf-hub:me/copy@abc", ARCHITECTURES["base"]).name == "flax_base_f16r288_repeated.npz"
+    assert asked == [
+        ("google/videoprism-large-f8r288", "flax_large_f8r288_repeated.npz", None),
+        ("me/copy", "flax_base_f16r288_repeated.npz", "abc"),
+    ]
 
 
 def test_failed_download_says_what_to_fetch(monkeypatch):
     huggingface_hub = pytest.importorskip("huggingface_hub")
 
-    def download(repository, filename):
+    def download(repository, filename, revision):
         raise OSError("offline")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)

@@ -93,6 +93,7 @@ def test_schema_with_plain_zarr(url: str) -> None:
         "dataset": "data",
         "window": {"size": 8, "stride": 4, "samples": {"image": 4, "text": 2, "video": 4}, "sampling": "centers"},
         "made_with": {"preset": "tiny"},
+        "seal": root.attrs["seal"],
     }
     video: Any = root["videos/a"]
     attrs = dict(video.attrs)
@@ -162,6 +163,15 @@ def test_nothing_there(path: Path, cache: FeatureCache) -> None:
         assert one.verify("a") == ["a: unfinished video group (it will be redone by the next extract run)"]
     cache.abandon("a")
     cache.drop("a", ["video"])
+
+
+def test_credentials_in_a_url_are_refused_and_not_repeated() -> None:
+    for url in ("s3://KEY:s3cr3t@bucket/c.zarr", "https://name:s3cr3t@host/c.zarr", "s3://s3cr3t@bucket/c.zarr"):
+        for act in (FeatureCache.open, lambda u: FeatureCache.create(u, dataset="data", window=SPEC)):
+            with pytest.raises(CacheError, match="credentials in it") as caught:
+                act(url)
+            assert "s3cr3t" not in str(caught.value)
+            assert "KEY" not in str(caught.value).replace("ACCESS_KEY", "")
 
 
 def test_ids_that_differ_by_case_or_look_odd(cache: FeatureCache) -> None:
@@ -460,10 +470,24 @@ def test_nothing_or_something_else_is_there(tmp_path: Path) -> None:
     assert snapshot(tmp_path) == before
 
 
-def test_other_format_versions(cache: FeatureCache, path: Path) -> None:
-    zarr.open_group(path, mode="r+").attrs["format_version"] = 7
+@pytest.mark.parametrize(
+    ("version", "message"),
+    [
+        (7, "format version 7, this version of crossgru reads 1; use a newer crossgru"),
+        (0, "format version 0, this version of crossgru reads 1; use an older crossgru"),
+        (None, "has no format_version, expected 1, found None"),
+        ("1", "has no format_version, expected 1, found '1'"),
+        (True, "has no format_version, expected 1, found True"),
+    ],
+)
+def test_other_format_versions(cache: FeatureCache, path: Path, version: Any, message: str) -> None:
+    root = zarr.open_group(path, mode="r+")
+    if version is None:
+        del root.attrs["format_version"]
+    else:
+        root.attrs["format_version"] = version
     for act in (FeatureCache.open, lambda p: FeatureCache.create(p, dataset="data", window=SPEC)):
-        with pytest.raises(CacheError, match="format version 7, this version of crossgru reads 1; use the crossgru"):
+        with pytest.raises(CacheError, match=message):
             act(path)
 
 

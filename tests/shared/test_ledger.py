@@ -74,7 +74,9 @@ def test_lines_are_plain_json(tmp_path: Path) -> None:
     ledger.record(failure("a"))
     row = json.loads((tmp_path / "failures.jsonl").read_text())
     assert row.pop("time").endswith("+00:00")
-    assert row == {"cache": "demo.zarr", **failure("a").__dict__}
+    expected = {"cache": "demo.zarr", **failure("a").__dict__}
+    del expected["file"]  # not noted
+    assert row == expected
 
 
 def test_a_torn_line_harms_neither_its_neighbours_nor_the_next(tmp_path: Path) -> None:
@@ -117,3 +119,34 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     assert ledger.failures() == {}
     with pytest.raises(OSError, match=r"cannot write the ledger of failures .*file/failures\.jsonl"):
         ledger.record(failure("a"))
+
+
+FILE = {"bytes": 5, "mtime_ns": 7}
+
+
+@pytest.mark.parametrize(
+    ("error", "attempts", "quarantined"),
+    [
+        ("VideoError", 1, True),  # what is in the file does not change by itself
+        ("UnreadableFile", 1, False),
+        ("DecoderDied", 1, False),
+        ("CacheError", 1, False),
+        ("DecoderDied", 2, True),
+        ("CacheError", 3, True),
+        ("DecoderKilled", 5, False),  # by somebody else
+        ("VideoError", 0, True),
+        ("UnreadableFile", 0, False),  # a run that stopped for the machine's fault
+    ],
+)
+def test_who_is_quarantined(error: str, attempts: int, quarantined: bool) -> None:
+    assert Failure("v", "v.mp4", "decode", error, "why", attempts).quarantined is quarantined
+
+
+def test_the_file_that_failed_is_known_again(cache_url: str) -> None:
+    ledger = FailureLedger(cache_url)
+    for name, file in (("noted", FILE), ("gone", {}), ("unknown", None)):
+        ledger.record(Failure(name, name, "open", "VideoError", "why", file=file))
+    found = FailureLedger(cache_url).failures()
+    assert {name: one.file for name, one in found.items()} == {"noted": FILE, "gone": {}, "unknown": None}
+    assert [found[n].is_of(FILE) for n in found] == [True, False, True]
+    assert [found[n].is_of({}) for n in found] == [False, True, True]

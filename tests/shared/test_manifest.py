@@ -226,10 +226,10 @@ def test_problems_of_a_table_come_all_at_once(tmp_path: Path) -> None:
     found = problems_of(source)
     expected = [
         "videos.csv:2 column split: expected train, val or test, found 'dev'",
-        "videos.csv:2 column fold: expected a whole number, found 'x'",
+        "videos.csv:2 column fold: expected a whole number below 10000, found 'x'",
         "videos.csv:2 column fps: expected frames per second such as 25 or 30000/1001, found '0'",
-        "videos.csv:2 column start: expected a 0-based frame number, found '-1'",
-        "videos.csv:2 column end: expected a 0-based frame number, found 'b'",
+        "videos.csv:2 column start: expected a 0-based frame number up to 20000000, found '-1'",
+        "videos.csv:2 column end: expected a 0-based frame number up to 20000000, found 'b'",
         "videos.csv:2 column label: expected 0 or 1 (or violent / non-violent), found 'maybe'",
         "videos.csv:2 column valence: expected a number from -1 to 1, found '2'",
         "videos.csv:2 column arousal: expected a number from -1 to 1, found 'zero'",
@@ -239,8 +239,10 @@ def test_problems_of_a_table_come_all_at_once(tmp_path: Path) -> None:
             f"videos.csv:{line}: path {path!r} leaves the root (absolute, '..', or a link to outside)"
             for line, path in ((5, "../a.mp4"), (6, "/etc/passwd"), (7, "C:/a.mp4"), (8, "link.mp4"))
         ),
-        "videos.csv:9: id 'A.mp4' is taken by 'a.mp4'; give the rows an `id` column, or id = \"path\"",
-        "videos.csv:10: id '../x' is reserved: it must not start with '.' or '__' nor be 'pts' or 'zarr.json'",
+        "videos.csv:9: id 'A.mp4' is taken by 'a.mp4' (letter case and the form of accents do not count); give the rows"
+        ' an `id` column, or id = "path"',
+        "videos.csv:10: id '../x' is reserved: it must not start with '.' or '__' nor be 'pts' or 'zarr.json'; rename "
+        "it, or list it in a table with a column `id`",
     ]
     assert found == expected
 
@@ -252,7 +254,8 @@ def test_rows_of_one_video_need_segments(tmp_path: Path) -> None:
 
 
 def test_many_missing_files_are_counted(tmp_path: Path) -> None:
-    source = table(tmp_path, "path", *(f"{i}.mp4" for i in range(50)))
+    source = table(tmp_path, "path", *(f"{i}.mp4" for i in range(51)))
+    touch(tmp_path, "50.mp4")
     with pytest.raises(ManifestError) as caught:
         load_manifest(source)
     assert len(caught.value.problems) == 50
@@ -398,3 +401,26 @@ def test_find_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         find_dataset("qqqqq")
     with pytest.raises(FileNotFoundError):
         find_dataset("x" * 5000)
+
+
+def test_a_folder_of_the_name_of_a_data_set_is_not_taken_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    touch(tmp_path, "dvd/Training/videos/0001.mp4")
+    with pytest.raises(
+        ValueError, match=r"'dvd' is both a folder here and the name of a data set. Give \./dvd for the"
+    ):
+        find_dataset("dvd")
+    assert find_dataset("./dvd") == Path("dvd")
+    assert find_dataset("dvd/") == Path("dvd")
+
+
+def test_a_wrong_root_is_one_problem_and_not_one_of_every_video(tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text("path\n" + "".join(f"v{n}.mp4\n" for n in range(500)))
+    with pytest.raises(ManifestError, match=r"1 problem\n.*none of the 500 videos is below .* \(the first: 'v0.mp4'\)"):
+        load_manifest(table, tmp_path)
+    touch(tmp_path, "v7.mp4")
+    with pytest.raises(ManifestError, match=r"499 problems\n.*no file or folder 'v0.mp4'"):
+        load_manifest(table, tmp_path)

@@ -4,10 +4,8 @@ import io
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +20,7 @@ from sklearn.metrics import f1_score
 from typer.testing import CliRunner
 
 from shared.cache import FeatureCache
+from shared.cache_verify import attributes_digest
 from train.__main__ import app
 from train.config import TrainConfig
 from train.show import percent
@@ -160,38 +159,6 @@ def test_permuted_labels_score_chance(trained: SimpleNamespace, manifest, cache,
         assert "a control that must score chance" in metrics["notes"][-1]
 
 
-def test_a_killed_run_resumes_to_the_result_of_an_uninterrupted_one(
-    trained: SimpleNamespace, manifest, cache, tmp_path: Path
-) -> None:
-    command = ["cv", manifest, "--task", "violence", "--cache", cache.url, "--runs", tmp_path, *QUICK]
-    process = subprocess.Popen([sys.executable, "-m", "train", *map(str, command)], stderr=subprocess.DEVNULL)
-    try:
-        while not list(tmp_path.glob("*/checkpoints/fold2.state.pt")):
-            assert process.poll() is None
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-    finally:
-        process.kill()
-        process.wait()
-    run = only_run(tmp_path)
-    assert not (run / "metrics.json").exists()
-    assert "the run has not ended; go on with --resume" in refused("report", "--run", run)
-    assert "no finished run" in refused("report", "--runs", tmp_path)
-    other = refused(*command, "--seed", 1, "--resume", run)
-    assert "cannot be resumed" in other
-    assert "train.seed: the run has 0, now 1" in other
-    result = call(*command, "--resume", run)
-    assert result.exit_code == 0, result.output
-    assert only_run(tmp_path) == run
-    assert metrics_of(run) == metrics_of(trained.violence)
-    files = sorted(p.relative_to(run) for p in run.rglob("*.safetensors"))
-    assert len(files) == 20  # 4 heads of 5 folds
-    for file in files:
-        assert (run / file).read_bytes() == (trained.violence / file).read_bytes()
-    assert not list(run.rglob("*.state.pt"))
-    pd.testing.assert_frame_equal(*(pd.read_parquet(r / "predictions.parquet") for r in (run, trained.violence)))
-
-
 def test_a_control_is_not_resumed_as_the_real_thing(trained: SimpleNamespace, manifest, cache, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(trained.va, run)
@@ -254,6 +221,25 @@ def test_tracks_of_no_fold_are_told(made, clips, cache, tmp_path: Path) -> None:
     run = only_run(tmp_path / "runs")
     assert note in metrics_of(run)["notes"]
     assert not {"scene0-0", "scene0-1"} & json.loads((run / "config.json").read_text())["sources"].keys()
+
+
+def test_truncated_videos_are_told(manifest, clips, cache, tmp_path: Path) -> None:
+    copy, name = tmp_path / "copy.zarr", clips[0].id
+    shutil.copytree(cache.url, copy)  # without its index
+    info = replace(cache.info(name), truncated={"decoded": 10, "promised": 90})
+    file = copy / "videos" / name / "zarr.json"
+    group = json.loads(file.read_text())
+    group["attributes"] |= info.attrs()
+    group["attributes"]["checksums"]["attributes"] = attributes_digest(info.attrs())
+    file.write_text(json.dumps(group))
+    command = ["cv", manifest, "--task", "va", "--cache", copy, "--head", "text", "--no-baselines", "--epochs", 1]
+    result = call(*command, "--runs", tmp_path / "runs")
+    assert result.exit_code == 0, result.output
+    note = f"1 videos end early and are taken as far as they go: {name} (10 of 90 frames)"
+    assert f"note: {note}" in result.stderr
+    run = only_run(tmp_path / "runs")
+    assert note in metrics_of(run)["notes"]
+    assert note in (run / "report.html").read_text()
 
 
 # --- predict, evaluate, report ---
@@ -419,7 +405,7 @@ def test_report_is_written_again(trained, tmp_path: Path) -> None:
         (["--task", "va", "--folds", "column"], "fold column must name folds"),
         (["--task", "va", "--window-label", "meen"], "did you mean 'mean'"),
         (["--task", "va", "--window-label", "any"], "takes mean or center"),
-        (["--task", "va", "--device", "gpu"], "unknown device 'gpu'"),
+        (["--task", "va", "--device", "gpu"], "torch sees no GPU"),
         (["--task", "va", "--folds-at-once", "togehter"], "did you mean 'together'"),
         (["--task", "va", "--precision", "bfloat61"], "did you mean 'bfloat16'"),
         (["--task", "va", "--num-folds", "11"], "11 folds need at least 11 groups, found 10"),
@@ -463,7 +449,8 @@ def test_damaged_checkpoints_are_refused_in_words(trained, newcomers, tmp_path: 
     run = tmp_path / "run"
     shutil.copytree(trained.va, run)
     (run / "checkpoints" / "fold3.safetensors").write_bytes(b"\x00" * 40)
-    assert "fold3.safetensors cannot be read" in refused("predict", "--cache", newcomers.url, "--run", run)
+    told = refused("predict", "--cache", newcomers.url, "--run", run)
+    assert "fold3.safetensors is damaged: it is not what fold3.json beside it names" in told
     (run / "config.json").write_text("{")
     assert "config.json is damaged" in refused("predict", "--cache", newcomers.url, "--run", run)
 

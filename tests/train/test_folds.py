@@ -134,3 +134,18 @@ def test_inner_validation_meets_the_fraction() -> None:
     for fraction in (0.0, 0.6):
         with pytest.raises(FoldError, match="fraction"):
             inner_validation(groups, train, None, fraction)
+
+
+def test_very_many_groups_are_dealt_out_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("train.folds.DEAL_FROM", 200)
+    rng = np.random.default_rng(0)
+    groups = [f"g{i}" for i in rng.integers(0, 1000, 5000)]
+    strata = rng.choice(4, 5000, p=[0.6, 0.3, 0.09, 0.01])
+    folds = group_folds(groups, strata, 5, seed=1)
+    check_groups(folds, groups)
+    np.testing.assert_array_equal(folds, group_folds(groups, strata, 5, seed=1))
+    assert not np.array_equal(folds, group_folds(groups, strata, 5, seed=2))
+    sizes = np.bincount(folds, minlength=5)
+    assert sizes.max() - sizes.min() <= 0.02 * 5000
+    shares = [np.bincount(strata[folds == f], minlength=4) / sizes[f] for f in range(5)]
+    assert np.ptp(shares, axis=0).max() < 0.05

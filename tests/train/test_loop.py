@@ -202,6 +202,20 @@ def test_devices() -> None:
     assert pick_device("auto") in ("cpu", "cuda")
     with pytest.raises(ValueError, match="did you mean 'cuda'"):
         pick_device("cude")
-    if not torch.cuda.is_available():
-        with pytest.raises(ValueError, match="use --device cpu"):
-            pick_device("cuda")
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda"])
+def test_a_gpu_that_is_not_there(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    with pytest.raises(
+        ValueError, match=f"--device {name}, but torch sees no GPU: it is a build without CUDA.*--device cpu"
+    ):
+        pick_device(name)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    with pytest.raises(ValueError, match="CUDA_VISIBLE_DEVICES='-1' hides every GPU"):
+        pick_device(name)
+    assert pick_device("auto") == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert pick_device(name) == pick_device("auto") == "cuda"

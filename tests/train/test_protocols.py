@@ -1,6 +1,7 @@
 """All four tasks from official files to a checked submission on the command line, with post-processing side by side."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -81,8 +82,13 @@ def test_a_submission_is_written_and_valid(runs, cache, clips, tmp_path: Path, t
     assert len(lines) == len(wanted.read_text().splitlines())
     twins = [line.partition(",")[2] for line in lines if line.startswith((f"{clips[0].id}/", f"{clips[0].id}_right/"))]
     assert twins[: len(twins) // 2] == twins[len(twins) // 2 :]  # two people of one video have the same features
+    again = call(*command)
+    assert again.exit_code == 2
+    assert f"{output} exists; give another --output, or replace it with --overwrite" in again.stderr
+    assert output.read_text().splitlines() == lines
     raw = tmp_path / "raw.txt"
     assert call(*command[:-1], raw, "--raw").exit_code == 0
+    assert call(*command[:-1], raw, "--raw", "--overwrite").exit_code == 0
     settings = json.loads((getattr(runs, task) / "metrics.json").read_text())["postprocessed"]["combined"]
     plain = {"half_widths": 0, "thresholds": 0.5}
     changes = any(v != plain[k] for k in plain for v in settings[k]) or settings["prior_strength"]
@@ -92,6 +98,10 @@ def test_a_submission_is_written_and_valid(runs, cache, clips, tmp_path: Path, t
     result = call("validate-submission", output, "--task", task, "--template", wanted)
     assert result.exit_code == 1
     assert f"not valid: {output}:8: expected" in result.stdout
+    wanted.write_text("something else\n")
+    result = call("validate-submission", output, "--task", task, "--template", wanted)
+    assert result.exit_code == 2
+    assert "the template cannot be used, so nothing was checked" in result.stderr
 
 
 def test_the_submission_says_what_predict_says(runs, cache, clips, tmp_path: Path) -> None:
@@ -222,6 +232,16 @@ def test_the_oracle_needs_labels_only(manifest, cache, task: str) -> None:
     first = next(line for line in every.stdout.splitlines() if line.startswith(("macro F1", "mean ")))
     assert first.split()[-1] == "1.0000"
     assert "no track of the split 'test'" in call("oracle", manifest, "--task", task, "--split", "test").stderr
+
+
+def test_the_oracle_refuses_twins_in_two_splits(made, clips, tmp_path: Path) -> None:
+    manifest = made.write_labels(tmp_path, clips)
+    train, val = tmp_path / "va/train", tmp_path / "va/val"
+    learned = next(train.iterdir())
+    shutil.copy(learned, val / f"{learned.stem}_left.txt")
+    result = call("oracle", manifest, "--task", "va")
+    assert result.exit_code == 2
+    assert "lies in two parts (train and val): its tracks must stay together" in result.stderr
 
 
 def test_a_run_is_read_with_its_own_settings(runs) -> None:

@@ -13,10 +13,11 @@ from train.config import TrainConfig
 from train.crossval import CrossValidation
 from train.data import Caption
 from train.evaluate import TrackScores, predictions_table
+from train.files import write_json
 from train.labels import Track
 from train.postprocess import apply_all, tune
 from train.report import write_report
-from train.runs import Run, create_run, write_json
+from train.runs import Run, create_run
 from train.show import percent
 from train.summary import summarise
 from train.tasks import TASKS
@@ -34,11 +35,13 @@ class Links(HTMLParser):
         super().__init__()
         self.links: list[str] = []
         self.tags: set[str] = set()
+        self.attributes: set[str] = set()
         self.text = ""
         self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
         self.links += [v or "" for k, v in attrs if k in ("src", "href", "srcset", "data", "action", "poster")]
 
     def handle_data(self, data: str) -> None:
@@ -155,6 +158,39 @@ def test_a_track_without_scores_or_labels_does_not_stop_it(tmp_path: Path, task:
     links, _ = read(run)
     assert "clip1" in links.text
     assert links.text.count("tested by fold") == 1
+
+
+@pytest.mark.parametrize(
+    "evil",
+    [
+        "<script>alert(1)</script>",
+        '"><img src=x onerror=alert(1)>',
+        "'><svg/onload=alert(1)>",
+        "{{7*7}}{% for x in y %}",
+        "javascript:alert(1)",
+        "</pre></script><script>alert(1)</script>",
+        "<!--",
+        r"$\frac{$ $x^2$ \undefined",
+        "\u202eexe.\x1b[2J",
+    ],
+)
+def test_every_text_of_others_stays_text(tmp_path: Path, evil: str) -> None:
+    """Captions, thumbnails, tracks, videos, data set, notes, label lines, recipes, paths."""
+    run = make_run(tmp_path, "va", 2, 1, name=evil)
+    texts = dict.fromkeys(("dataset", "manifest", "cache", "root"), evil)
+    recipe = {"encoder": evil, "model": evil, "weights": evil, evil: evil}
+    config = run.config | texts | {"recipes": {evil: recipe}, "notes": [evil], "sources": {evil: evil}, evil: evil}
+    write_json(run.path / "metrics.json", run.metrics | {"notes": [evil], "labels": [evil], "head": evil})
+    harmless = Links(read(make_run(tmp_path, "va", 2, 1, name="plain"), lambda video: [Caption(8, "calm", "/9j/")])[1])
+    links, page = read(Run(run.path, config), lambda video: [Caption(8, evil, evil, 1.5)])
+    assert links.tags == harmless.tags | {"img"}  # nothing of it became an element
+    assert all(link.startswith("data:image/") for link in links.links)
+    assert not [name for name in links.attributes if name.startswith("on")]
+    assert " ".join(evil.split()) in " ".join(links.text.split())
+    assert "{{7*7}}" in page or "7*7" not in evil
+    (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)
+    assert "default-src 'none'" in policy
+    assert "script" not in policy  # none is allowed, whatever finds its way in
 
 
 def test_names_are_escaped(tmp_path: Path) -> None:

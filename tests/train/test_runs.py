@@ -11,9 +11,10 @@ import torch
 
 from train.checkpoints import RunError, build_model, load_model, save_model
 from train.config import TrainConfig
+from train.files import read_json, write_json
 from train.loop import fit
+from train.run_checks import CONFIG_TYPES
 from train.runs import (
-    CONFIG_KEYS,
     FORMAT_VERSION,
     RESUME_KEYS,
     Run,
@@ -21,9 +22,7 @@ from train.runs import (
     is_untrained,
     latest_run,
     open_run,
-    read_json,
     resume_run,
-    write_json,
 )
 from train.tasks import TASKS
 
@@ -32,11 +31,12 @@ DIMS = {"video": 8, "image": 8, "text": 8}
 
 
 def facts(task: str = "violence", config: TrainConfig = CONFIG) -> dict:
-    values = dict.fromkeys(CONFIG_KEYS, "x")
+    values = {key: kind() if kind is not str else "x" for key, kind in CONFIG_TYPES.items()}
     return values | {
         "task": task,
         "train": config.to_dict(),
         "dims": DIMS,
+        "recipes": {key: {} for key in DIMS},
         "folds": {"a": 0},
         "window": {"size": 16},
         "permuted": False,
@@ -73,7 +73,7 @@ def test_round_trip(tmp_path: Path) -> None:
         expected = build_model(run.task, CONFIG, DIMS).state_dict()
         assert all(torch.equal(v, expected[k]) for k, v in model.state_dict().items())
         assert not model.training
-    assert not list(made.path.rglob("*.part"))
+    assert not list(made.path.rglob("*.part*"))
 
 
 def test_a_run_is_rebuilt_from_its_folder_and_not_from_defaults(tmp_path: Path) -> None:
@@ -111,7 +111,22 @@ def test_the_latest_finished_run_of_a_task(tmp_path: Path) -> None:
         latest_run(tmp_path, "va")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", '"x"', "\xff"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[1]",
+        '"x"',
+        "\xff",
+        '{"a": ' * 100_000,
+        "[" * 100_000,
+        '{"a": NaN}',
+        '{"a": -Infinity}',
+        '{"a": ' + "9" * 5000 + "}",
+    ],
+    ids=["empty", "cut", "list", "text", "bytes", "deep", "deeper", "nan", "infinity", "digits"],
+)
 def test_damaged_json(tmp_path: Path, text: str) -> None:
     file = tmp_path / "config.json"
     file.write_bytes(text.encode("latin-1"))
@@ -128,7 +143,7 @@ def test_folders_that_are_no_runs(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="run format 99, this version reads 1"):
         open_run(tmp_path)
     write_json(tmp_path / "config.json", {"format_version": FORMAT_VERSION, "task": "va"})
-    with pytest.raises(RunError, match="it lacks dataset, window, train"):
+    with pytest.raises(RunError, match="it lacks dataset, labels_sha256, cache"):
         open_run(tmp_path)
     with pytest.raises(RunError, match="holds no checkpoint"):
         create_run(tmp_path, "r", facts()).load_models()

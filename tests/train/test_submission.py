@@ -8,7 +8,7 @@ import pytest
 from shared.annotations import AU_NAMES, EXPR_NAMES
 from train.evaluate import TrackScores
 from train.labels import Track
-from train.submission import SubmissionError, nearest_valid, read_flat_template, row_values, write_flat
+from train.submission import SubmissionError, nearest_valid, read_flat_template, row_values, write_flat, write_text
 from train.submission_check import check_dvd, check_flat
 from train.submission_dvd import blank_dvd_template, read_dvd_templates, write_dvd
 from train.tasks import TASKS
@@ -279,3 +279,11 @@ def test_dvd_violations_are_named(tmp_path: Path, text: str, line: int | None) -
     file.unlink()
     with pytest.raises(SubmissionError, match=r"0008.csv: expected a file that the template has, found none"):
         check_dvd(output, folder, None)
+
+
+def test_a_link_in_the_place_of_a_part_file_is_not_followed(tmp_path: Path) -> None:
+    (precious := tmp_path / "bashrc").write_text("mine")
+    (tmp_path / "va.txt.part").symlink_to(precious)
+    write_text(tmp_path / "va.txt", "one\ntwo\n")
+    assert (tmp_path / "va.txt").read_bytes() == b"one\ntwo\n"
+    assert precious.read_text() == "mine"

@@ -10,7 +10,7 @@ from dataclasses import fields
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from shared.names import unknown_name
+from shared.names import name_problem, unknown_name
 
 if TYPE_CHECKING:  # naming the heads must not cost the import of torch
     from torch import nn
@@ -29,16 +29,21 @@ HEADS: Mapping[str, str] = MappingProxyType(
         "text": "train.heads.single:TextOnly",
     }
 )
+ONE_STREAM = "stream:"
 
 
 def head_class(name: str) -> Any:
     """The class of a head; it carries `streams` (tuple of names) and `Config` (a frozen dataclass).
 
+    "stream:NAME" is the head of the one stream NAME, whatever its name: of features that were made elsewhere.
+
     Raises:
         ValueError: No such head; the message carries the closest match.
     """
+    if name.startswith(ONE_STREAM) and not name_problem(name.removeprefix(ONE_STREAM)):
+        return importlib.import_module("train.heads.single").single_head(name.removeprefix(ONE_STREAM))
     if name not in HEADS:
-        raise ValueError(unknown_name("head", name, HEADS))
+        raise ValueError(unknown_name("head", name, [*HEADS, f"{ONE_STREAM}NAME"]))
     module, _, attribute = HEADS[name].partition(":")
     return getattr(importlib.import_module(module), attribute)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -54,6 +55,18 @@ class Single(nn.Module):
         h = self.grus(streams)[stream]  # (B, T_s, H)
         fused = mean_pool(h)  # (B, H)
         return {f"h_{stream}": h, "fused": fused, "output": self.mlp(fused)}  # output (B, K)
+
+
+@cache
+def single_head(stream: str) -> type[Single]:
+    """The head of one stream by name.
+
+    Raises:
+        ValueError: torch cannot have a part of that name.
+    """
+    if "." in stream or hasattr(nn.ModuleDict, stream):
+        raise ValueError(f"no head can read a stream that is called {stream!r}; import it under another name")
+    return type("StreamOnly", (Single,), {"__doc__": f"The stream {stream} alone.", "streams": (stream,)})
 
 
 class VideoOnly(Single):

@@ -1,11 +1,10 @@
-"""What every captioner promises to the text stream, and what several of them do with frames."""
+"""What every captioner promises to the text stream, and how items are checked."""
 
 from __future__ import annotations
 
 from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image
 
 
 class Captioner(Protocol):
@@ -25,7 +24,8 @@ class Captioner(Protocol):
     trained: bool
 
     def prepare(self, frame: np.ndarray) -> np.ndarray:
-        """uint8 RGB (H, W, 3) -> uint8 (h, w, 3), the same h and w for every frame. Runs in the decode workers."""
+        """uint8 RGB (H, W, 3) -> uint8 (h, w, 3), the same h and w for every frame. Runs in the decode workers; see
+        ``preparation`` in extract/encoders/contract.py."""
         ...
 
     def caption(self, items: np.ndarray) -> list[str]:
@@ -39,16 +39,6 @@ class Captioner(Protocol):
     def recipe(self) -> dict[str, Any]:
         """Everything that determines the words, as plain JSON values; key "captioner" names it."""
         ...
-
-
-def letterbox(frame: np.ndarray, height: int, width: int, resample: Image.Resampling) -> np.ndarray:
-    """uint8 RGB (H, W, 3) -> uint8 (height, width, 3): the whole picture in its proportions, centred on black."""
-    picture = Image.fromarray(frame)
-    scale = min(height / picture.height, width / picture.width)
-    inner = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    framed = Image.new("RGB", (width, height))
-    framed.paste(picture.resize(inner, resample), ((width - inner[0]) // 2, (height - inner[1]) // 2))
-    return np.asarray(framed)
 
 
 def check_items(items: np.ndarray, context: int, height: int, width: int) -> None:

@@ -2,7 +2,9 @@
 
 The base URL is taken as given; one without a path gets ``/v1``, where vLLM, SGLang and llama.cpp answer. What may pass
 by itself is retried by the client; everything else ends the run with one message that says what to do. The key is read
-from the environment variable OPENAI_API_KEY on use, so that no object, log or error holds it.
+from the environment variable OPENAI_API_KEY on use, so that no object, log or error holds it. Pictures go to that URL
+alone (through the proxy of the environment, if it names one): redirects are told and not followed, and an answer has a
+largest size.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Awaitable, Callable, Hashable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping
 from hashlib import sha256
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -31,6 +33,7 @@ MAX_RETRIES = (
 TIMEOUT_S = 300.0  # for one answer, waiting in the server's queue included
 PROBE_RETRIES, PROBE_TIMEOUT_S = 1, 30.0  # a mistyped URL should not take long to be told
 CONNECT_TIMEOUT_S = 10.0
+MAX_ANSWER_BYTES = 16 * 2**20  # a caption takes a few hundred
 MAX_QUOTED = 300  # characters of a server's answer in an error
 GO_ON = "What is complete stays complete; run the same command again to go on."
 ADVICE = {
@@ -126,6 +129,10 @@ class Endpoint:
             api_key=_api_key() or "EMPTY",
             timeout=openai.Timeout(timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S)),
             max_retries=max_retries,
+            default_headers={"Accept-Encoding": "identity"},  # what is unpacked could not be bounded
+            http_client=openai.DefaultAsyncHttpxClient(
+                follow_redirects=False, event_hooks={"response": [_bound_answer]}
+            ),
         )
 
     async def _list_models(self) -> dict[str, str | None]:
@@ -145,6 +152,8 @@ class Endpoint:
             text = (await request).http_response.text
         except openai.APIStatusError as error:
             advice = ADVICE.get(error.status_code, "").format(needs=self._needs)
+            if place := error.response.headers.get("location", "") if 300 <= error.status_code < 400 else "":
+                advice = f"It redirects to {self._quoted(place)}; if that is right, give its URL."
             raise self._error(f"answered {error.status_code}: {self._quoted(error.response.text)}", advice) from None
         except openai.APITimeoutError:
             advice = "If it is only busy, a smaller --caption-batch gives each frame more time."
@@ -171,6 +180,38 @@ class Endpoint:
         key = _api_key()
         text = " ".join((text.replace(key, "***") if key else text).split())
         return f"{text[:MAX_QUOTED]} ..." if len(text) > MAX_QUOTED else text or "nothing"
+
+
+async def _bound_answer(response: Any) -> None:
+    """Called with every answer before its body is read.
+
+    Raises:
+        ServerError: it is packed, though nobody asked for that.
+    """
+    packed = response.headers.get("content-encoding", "identity")
+    if packed != "identity":
+        raise ServerError(f"the answer is packed ({packed[:20]!r}), which was not asked for")
+    response.stream = _bounded(response.stream)
+
+
+def _bounded(stream: Any) -> Any:
+    """A stream of the HTTP library that fails beyond ``MAX_ANSWER_BYTES``."""
+    # The library checks the class; openai has had two of them, each with one of this name.
+    base = next(kind for kind in type(stream).__mro__ if kind.__name__ == "AsyncByteStream")
+
+    class Bounded(base):  # type: ignore[valid-type, misc]
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            size = 0
+            async for part in stream:
+                size += len(part)
+                if size > MAX_ANSWER_BYTES:
+                    raise ServerError(f"the answer is longer than {MAX_ANSWER_BYTES} bytes")
+                yield part
+
+        async def aclose(self) -> None:
+            await stream.aclose()
+
+    return Bounded()
 
 
 def check_server(server: str | None) -> str:

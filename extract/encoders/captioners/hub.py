@@ -19,11 +19,12 @@ import torch
 from PIL import Image
 
 from extract.config import CaptionerConfig
-from extract.encoders.captioners.contract import check_items, letterbox
+from extract.encoders.captioners.contract import check_items
 from extract.encoders.captioners.hub_files import find_folder, load_model
 from extract.encoders.digests import state_digest
 from extract.encoders.parts import InParts, first_line
 from extract.encoders.quiet import quiet
+from extract.preparation import Letterbox, Squash
 
 SQUASHED = ("blip", "blip-2", "instructblip")  # their processors resize to one size, aspect ratio not kept
 SQUARE = 448  # pixels per side of a letterboxed frame
@@ -72,12 +73,14 @@ class HubCaptioner:
         self._size, self._filter = _picture_size(getattr(self._processor, "image_processor", None), self._squashes)
         self._recipe = self._describe(self._try_processor())
 
+    @property
+    def preparation(self) -> Squash | Letterbox:
+        """What ``prepare`` does, as an object that can be sent to another process."""
+        return (Squash if self._squashes else Letterbox)(*self._size, self._filter)
+
     def prepare(self, frame: np.ndarray) -> np.ndarray:
         """uint8 RGB (H, W, 3) -> uint8 (h, w, 3): squashed as the processor does it, or letterboxed to a square."""
-        height, width = self._size
-        if self._squashes:
-            return np.asarray(Image.fromarray(frame).resize((width, height), self._filter))
-        return letterbox(frame, height, width, self._filter)
+        return self.preparation(frame)
 
     def caption(self, items: np.ndarray) -> list[str]:
         """uint8 (B, 1, h, w, 3) -> B captions; items of equal content are captioned once."""

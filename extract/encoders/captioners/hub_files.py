@@ -21,6 +21,7 @@ from transformers import (
 
 from extract.config import CaptionerConfig
 from extract.encoders.parts import first_line
+from extract.encoders.revisions import revision_of, split_revision
 
 FILES = ("*.json", "*.txt", "*.jinja", "*.model", "*.safetensors")
 
@@ -29,10 +30,11 @@ def find_folder(config: CaptionerConfig) -> tuple[Path, str | None]:
     """Where the files are, and the commit of a hub model; downloads what is not there yet."""
     if config.weights is not None:
         return Path(config.weights), None
-    repository, _, revision = config.name.partition(":")[2].partition("@")
+    repository, revision = split_revision(config.name.partition(":")[2])
+    commit = revision_of(repository, revision)
     try:
         folder = huggingface_hub.snapshot_download(
-            repository, revision=revision or None, allow_patterns=list(FILES), ignore_patterns=["*/*"]
+            repository, revision=commit, allow_patterns=list(FILES), ignore_patterns=["*/*"]
         )
     except GatedRepoError:
         raise ValueError(
@@ -57,9 +59,10 @@ def find_cached(config: CaptionerConfig) -> Path | None:
     """The folder of a model that is given or was downloaded before; nothing is asked of the network."""
     if config.weights is not None:
         return Path(config.weights) if Path(config.weights).is_dir() else None
-    repository, _, revision = config.name.partition(":")[2].partition("@")
+    repository, revision = split_revision(config.name.partition(":")[2])
+    commit = revision_of(repository, revision)
     try:
-        return Path(huggingface_hub.snapshot_download(repository, revision=revision or None, local_files_only=True))
+        return Path(huggingface_hub.snapshot_download(repository, revision=commit, local_files_only=True))
     except OSError:  # huggingface_hub's LocalEntryNotFoundError and its kin
         return None
 
@@ -74,7 +77,7 @@ def load_model(folder: Path, dtype: str) -> tuple[Any, Any, torch.dtype]:
     wanted = choose_dtype(dtype, device, config)
     local = {"trust_remote_code": False, "local_files_only": True}
     try:
-        processor = AutoProcessor.from_pretrained(folder, **local)
+        processor = AutoProcessor.from_pretrained(folder, **local)  # nosec B615: a local folder
     except Exception as error:
         raise ValueError(f"{folder}: the processor could not be loaded ({first_line(error)})") from error
     if not isinstance(processor, ProcessorMixin):
@@ -83,7 +86,7 @@ def load_model(folder: Path, dtype: str) -> tuple[Any, Any, torch.dtype]:
             "files of the published model beside the weights"
         )
     try:
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(  # nosec B615: a local folder
             folder, dtype=wanted, use_safetensors=True, output_loading_info=True, **local
         )
     except Exception as error:
@@ -103,7 +106,7 @@ def _read_config(folder: Path) -> Any:
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder: expected one with config.json and *.safetensors")
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)  # nosec B615: local
     except Exception as error:
         raise ValueError(
             f"{folder} has no config.json of a model that this version of transformers knows without running the "

@@ -22,6 +22,7 @@ from PIL import Image
 
 from extract.config import CaptionerConfig
 from extract.encoders.captioners.contract import check_items
+from extract.preparation import Squash
 
 SIZE = 64  # pixels per side of a prepared frame
 ROWS = 13  # rows of the grid whose median is the usual colour of a row
@@ -59,13 +60,14 @@ class OfflineCaptioner:
     name = "offline"
     context = (-2, 0)
     trained = True
+    preparation = Squash(SIZE, SIZE, Image.Resampling.BOX)
 
     def __init__(self, config: CaptionerConfig | None = None) -> None:
         self.batch_size = (config or CaptionerConfig()).batch_size
 
     def prepare(self, frame: np.ndarray) -> np.ndarray:
         """uint8 RGB (H, W, 3) -> uint8 (64, 64, 3), squashed (aspect ratio not kept) with PIL's box filter."""
-        return np.asarray(Image.fromarray(frame).resize((SIZE, SIZE), Image.Resampling.BOX))
+        return self.preparation(frame)
 
     def caption(self, items: np.ndarray) -> list[str]:
         """uint8 (B, 2, 64, 64, 3), earlier frame first -> B captions."""

@@ -58,7 +58,7 @@ class CaptionCounts:
         long_captions: str = "truncate",
     ) -> None:
         """Without ``num_tokens`` (captions -> tokens of each, uncut), lengths are not looked at."""
-        self._num_tokens, self._context_length = num_tokens, context_length
+        self._num_tokens, self._context_length, self._measured = num_tokens, context_length, num_tokens is not None
         fate = "cut" if long_captions == "truncate" else "encoded in chunks"
         self._long = f"longer than CLIP's {context_length} tokens ({fate})"
         self.total = 0
@@ -71,7 +71,7 @@ class CaptionCounts:
         new = [c for c in dict.fromkeys(captions) if c not in self._known]
         lengths = self._num_tokens(new) if self._num_tokens and new else None
         if lengths is None and new:
-            self._num_tokens = None
+            self._num_tokens, self._measured = None, False
         for caption, length in zip(new, lengths or [0] * len(new), strict=True):
             self._known[caption] = caption_faults(caption) + [self._long] * (length > self._context_length)
         self.total += len(captions)
@@ -82,13 +82,28 @@ class CaptionCounts:
         if len(self._known) > 10_000:  # across videos little repeats
             self._known.clear()
 
+    def take(self) -> CaptionCounts:
+        """What was counted since the last ``take``, without the means to count: to be added up in another process."""
+        part = CaptionCounts()
+        part._long, part._measured = self._long, self._measured
+        part.total, part.kinds, part.examples = self.total, self.kinds, self.examples
+        self.total, self.kinds, self.examples = 0, Counter(), {}
+        return part
+
+    def merge(self, part: CaptionCounts) -> None:
+        """Add what ``take`` took of another."""
+        self._long, self._measured = part._long, part._measured
+        self.total += part.total
+        self.kinds += part.kinds
+        self.examples = {**part.examples, **self.examples}
+
     def lines(self) -> list[str]:
         """For people: how many of what, then an example of each kind found; only the total if all is well."""
         if not self.total:
             return []
         if not self.kinds:
             return [f"captions: {self.total}"]
-        kinds = [*("empty", "loops", "not English"), *([self._long] if self._num_tokens else [])]
+        kinds = [*("empty", "loops", "not English"), *([self._long] if self._measured else [])]
         counts = ", ".join(f"{self.kinds[kind]} {kind}" for kind in kinds)
         shown = [(kind, *self.examples[kind]) for kind in kinds if kind in self.examples]
         return [

@@ -22,8 +22,9 @@ import PIL
 from PIL import Image
 
 from extract.config import CaptionerConfig
-from extract.encoders.captioners.contract import check_items, letterbox
+from extract.encoders.captioners.contract import check_items
 from extract.encoders.captioners.endpoint import MAX_RETRIES, TIMEOUT_S, Endpoint, Request, check_server, frame_seed
+from extract.preparation import Letterbox
 from shared.names import unknown_name
 
 SIZE = 448  # pixels per side of a prepared frame
@@ -45,6 +46,7 @@ class ServerCaptioner:
     name = "server"
     context = (0,)
     trained = True
+    preparation = Letterbox(SIZE, SIZE, Image.Resampling.BICUBIC)
 
     def __init__(
         self, config: CaptionerConfig, *, timeout_s: float = TIMEOUT_S, max_retries: int = MAX_RETRIES
@@ -67,7 +69,7 @@ class ServerCaptioner:
 
     def prepare(self, frame: np.ndarray) -> np.ndarray:
         """uint8 RGB (H, W, 3) -> uint8 (448, 448, 3): the whole picture in its proportions, centred on black."""
-        return letterbox(frame, SIZE, SIZE, Image.Resampling.BICUBIC)
+        return ServerCaptioner.preparation(frame)
 
     def caption(self, items: np.ndarray) -> list[str]:
         """uint8 (B, 1, 448, 448, 3) -> B captions, without outer white space; "" where the model wrote nothing.

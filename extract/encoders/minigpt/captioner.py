@@ -28,6 +28,7 @@ from extract.encoders.minigpt.tiny import own_folder
 from extract.encoders.minigpt.variants import find_variant
 from extract.encoders.minigpt.vision import MiniGptVision
 from extract.encoders.parts import InParts, first_line
+from extract.preparation import Squash
 
 VISION_BATCH = 8
 ADVICE = (
@@ -75,10 +76,14 @@ class MiniGptCaptioner:
         self._files = _digests(files)
         self._slots, self._parts = config.batch_size, InParts("stream text, captions", ADVICE)
 
+    @property
+    def preparation(self) -> Squash:
+        """What ``prepare`` does, as an object that can be sent to another process."""
+        return Squash(self.variant.image_size, self.variant.image_size, Image.Resampling.BICUBIC)
+
     def prepare(self, frame: np.ndarray) -> np.ndarray:
         """uint8 RGB (H, W, 3) -> uint8 (S, S, 3): the whole picture squashed, PIL bicubic, as the reference."""
-        size = (self.variant.image_size, self.variant.image_size)
-        return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC))
+        return self.preparation(frame)
 
     def caption(self, items: np.ndarray) -> list[str]:
         """uint8 (B, 1, S, S, 3) -> B captions; equal pictures are captioned once."""

@@ -26,7 +26,7 @@ _HUB_PREFIXES = ("vision_model.", "qformer.", "query_tokens")
 
 # Original name -> transformers' name.
 _EVA_NAMES = {
-    "cls_token": "embeddings.class_embedding",
+    "cls_token": "embeddings.class_embedding",  # nosec B105: a tensor's name
     "pos_embed": "embeddings.position_embedding",
     "patch_embed.proj.weight": "embeddings.patch_embedding.weight",
     "patch_embed.proj.bias": "embeddings.patch_embedding.bias",

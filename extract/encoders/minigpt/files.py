@@ -8,6 +8,7 @@ from pathlib import Path
 from extract.encoders.minigpt.checkpoint import CheckpointError, blip2_shards
 from extract.encoders.minigpt.variants import BLIP2, BLIP2_REPO, EVA, Published, Variant
 from extract.encoders.packaged import weights_home
+from extract.encoders.revisions import revision_of
 
 # What besides the weights decides a language model's words; generation_config.json is not used.
 SETTINGS = (
@@ -157,7 +158,8 @@ def _from_hub(part: Part, variant: Variant, *, local: bool = False) -> Path:
         if part.role == "language model":
             return _llm_snapshot(part.repo, local)
         file = variant.checkpoint.repo_file or part.published.file
-        return Path(hf_hub_download(part.repo, file, repo_type=variant.checkpoint.repo_type, local_files_only=local))
+        kind, commit = variant.checkpoint.repo_type, revision_of(part.repo)
+        return Path(hf_hub_download(part.repo, file, repo_type=kind, revision=commit, local_files_only=local))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{part.repo}: {reason}") from error
@@ -175,10 +177,11 @@ def _blip2_download(local: bool) -> Path:
     """Shards of BLIP-2 that hold its vision half; returns their folder."""
     from huggingface_hub import hf_hub_download
 
-    index = "model.safetensors.index.json"
-    folder = Path(hf_hub_download(BLIP2_REPO, index, local_files_only=local)).parent
+    index, commit = "model.safetensors.index.json", revision_of(BLIP2_REPO)
+    folder = Path(hf_hub_download(BLIP2_REPO, index, revision=commit, local_files_only=local)).parent
+    # The shards of the index's own commit, which is the folder's name, even if the owner changes them meanwhile.
     for shard in blip2_shards(folder):
-        hf_hub_download(BLIP2_REPO, shard.name, local_files_only=local)
+        hf_hub_download(BLIP2_REPO, shard.name, revision=folder.name, local_files_only=local)
     return folder
 
 
@@ -187,11 +190,12 @@ def _llm_snapshot(repo: str, local: bool) -> Path:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import OfflineModeIsEnabled
 
+    commit = revision_of(repo)
     try:
-        names = [] if local else HfApi().list_repo_files(repo)
+        names = [] if local else HfApi().list_repo_files(repo, revision=commit)
     except (OfflineModeIsEnabled, OSError):
         names = []
     if not names:
-        return Path(snapshot_download(repo, local_files_only=True))
+        return Path(snapshot_download(repo, revision=commit, local_files_only=True))
     weights = "*.safetensors" if any(name.endswith(".safetensors") for name in names) else "*.bin"
-    return Path(snapshot_download(repo, allow_patterns=["*.json", "tokenizer.model", weights]))
+    return Path(snapshot_download(repo, revision=commit, allow_patterns=["*.json", "tokenizer.model", weights]))

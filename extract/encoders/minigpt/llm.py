@@ -41,11 +41,13 @@ def load_llm(
     check_folder(folder, variant)
     try:
         with quiet():
-            loaded: Any = LlamaForCausalLM.from_pretrained(
+            loaded: Any = LlamaForCausalLM.from_pretrained(  # nosec B615: a local folder
                 str(folder),
                 dtype=dtype,
                 attn_implementation="sdpa",
                 local_files_only=True,
+                trust_remote_code=False,
+                weights_only=True,  # .bin shards are pickles: tensors are read, nothing is run
                 ignore_mismatched_sizes=True,  # they are in the report, and refused below by name
                 output_loading_info=True,
             )
@@ -76,7 +78,9 @@ def check_folder(folder: Path, variant: Variant) -> None:
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"no language model in {folder}: expected config.json, weights and tokenizer there")
     try:
-        config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
+        config = AutoConfig.from_pretrained(  # nosec B615: a local folder
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder / 'config.json'} is no model configuration: {reason(error)}") from error
     if not isinstance(config, LlamaConfig):

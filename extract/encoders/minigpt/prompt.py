@@ -57,7 +57,9 @@ def load_tokenizer(folder: Path) -> LlamaTokenizer:
     if not any((folder / name).is_file() for name in names):
         raise ValueError(f"{folder} has neither {' nor '.join(names)}; the language model's folder must be complete")
     try:
-        return LlamaTokenizer.from_pretrained(str(folder), legacy=True, local_files_only=True)
+        return LlamaTokenizer.from_pretrained(  # nosec B615: a local folder
+            str(folder), legacy=True, local_files_only=True, trust_remote_code=False
+        )
     except Exception as error:  # of several libraries, some of which advise to install something else
         raise ValueError(
             f"the tokenizer in {folder} cannot be read ({type(error).__name__}); expected LLaMA's tokenizer.model or "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gzip
 import io
 import json
 import os
@@ -604,3 +605,37 @@ def test_a_server_that_dies_midway_loses_nothing(
     assert "3 videos, 1 already complete, 2 to do" in done.output
     assert 0 < len(again.bodies) < total
     assert cache_contents(Path("cut.zarr")) == cache_contents(Path("whole.zarr"))
+
+
+def test_a_redirect_is_told_and_not_followed(server: VisionServer, frames: np.ndarray) -> None:
+    captioner = ServerCaptioner(CaptionerConfig("server", server=server.url), max_retries=0)
+    place = "http://elsewhere.invalid/v1/chat/completions"
+    server.answer = lambda number, body: (307, {"Location": place}, b"")
+    with pytest.raises(
+        ServerError, match=rf"answered 307(?s:.*)It redirects to {place}; if that is right, give its URL"
+    ):
+        captioner.caption(frames[:1])
+    assert len(server.bodies) == 1
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "message"),
+    [
+        ({}, b" " * 2000 + completion("x"), "longer than 1000 bytes"),
+        ({"Content-Encoding": "gzip"}, gzip.compress(completion("x")), "is packed"),
+    ],
+)
+def test_an_answer_without_end(
+    server: VisionServer,
+    frames: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
+    headers: dict[str, str],
+    body: bytes,
+    message: str,
+) -> None:
+    captioner = ServerCaptioner(CaptionerConfig("server", server=server.url), max_retries=0)
+    monkeypatch.setattr(module, "MAX_ANSWER_BYTES", 1000)
+    assert captioner.caption(frames[:1])
+    server.answer = lambda number, _: (200, headers, body)
+    with pytest.raises(ServerError, match=message):
+        captioner.caption(frames[:1])

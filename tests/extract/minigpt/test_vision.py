@@ -258,8 +258,9 @@ def test_pictures_are_normalised_as_by_torchvision(case: Cases) -> None:
 @pytest.mark.parametrize("size", [224, 448])
 def test_pictures_are_resized_as_by_torchvision(shape: tuple[int, int], size: int) -> None:
     frame = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    captioner = SimpleNamespace(variant=SimpleNamespace(image_size=size))
-    found = MiniGptCaptioner.prepare(captioner, frame)  # type: ignore[arg-type]
+    captioner = MiniGptCaptioner.__new__(MiniGptCaptioner)
+    captioner.variant = SimpleNamespace(image_size=size)  # type: ignore[assignment]
+    found = captioner.prepare(frame)
     resize = transforms.Resize((size, size), interpolation=transforms.InterpolationMode.BICUBIC)
     assert found.dtype == np.uint8
     assert np.array_equal(found, np.asarray(resize(Image.fromarray(frame))))

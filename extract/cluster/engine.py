@@ -1,0 +1,240 @@
+"""The driver of a run on a Ray cluster: deals out the videos, hears what happens, and writes the ledger."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from types import TracebackType
+from typing import Any
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from extract.cluster.actor import Post, Report, root_stamp
+from extract.cluster.connection import connected
+from extract.cluster.deal import Deal
+from extract.cluster.decode import GetReady
+from extract.cluster.members import Member, start_member
+from extract.decode.events import Job
+from extract.decode.preparing import num_cores
+from extract.engines import Loaded
+from extract.jobs import Summary, Watcher
+from extract.loading import Choice
+from extract.systemic import SystemicFailure
+from shared.cache import FeatureCache
+from shared.claims import open_claims
+from shared.ledger import FailureLedger
+from shared.recipe import RecipeMismatch, diff_recipes
+
+LOOK_S = 1.0
+# Processes in a row that die before they have ended a video; those that had not even begun one count three times.
+MAX_USELESS = 9
+STOP_S = 5.0  # for processes to leave the cache in order
+PATIENCE_S = 20.0  # without any process, before the user is told
+
+
+class RayEngine:
+    """Encoders in actors of a Ray cluster; see ``extract.engines.Engine``.
+
+    Args:
+        cache: open for writing, seen by every node under the same URL.
+        address, actors: as on the command line; None for the default.
+        workers: videos decoded at once for each encoder process.
+        note: tells the user something.
+    """
+
+    def __init__(
+        self,
+        choice: Choice,
+        cache: FeatureCache,
+        *,
+        address: str | None,
+        actors: int | None,
+        workers: int,
+        timeout_s: float,
+        note: Callable[[str], None],
+    ) -> None:
+        if cache.url.startswith("memory://"):
+            raise ValueError("a cache in memory:// is seen by one process only; --engine ray needs a shared place")
+        self._choice, self._cache, self._address, self._note = choice, cache, address, note
+        self._wanted, self._workers, self._timeout_s = actors, workers, timeout_s
+        self._members: list[Member] = []
+        self._stack = ExitStack()
+        self._useless, self._told = 0, 0.0
+
+    def __enter__(self) -> RayEngine:
+        num_cpus = max(num_cores(), (self._wanted or 1) * (self._workers + 1))  # room for all that is at work at once
+        self._stack.enter_context(connected(self._address, num_cpus))
+        self._stack.callback(self._end)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def load(self) -> Loaded:
+        """Start all encoder processes, and wait for the first one that is up."""
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        gpus = int(sum(n.get("GPU", 0) for n in nodes)) if self._choice.device != "cpu" else 0
+        cpus = [n for n in nodes if n.get("CPU", 0) >= 1]
+        if not cpus:
+            raise ValueError("the Ray cluster has no CPU for decode tasks: add a node with --num-cpus 1 or more")
+        if not gpus and self._choice.device == "gpu":
+            raise ValueError("--device gpu, but the Ray cluster has no GPU; see: ray status")
+        count, self._gpu = self._wanted or gpus or 1, gpus > 0
+        if self._gpu and count > gpus:
+            self._note(f"{count} encoder processes take a GPU each; the cluster has {gpus} now, the rest wait for more")
+        # An actor that gets no GPU shall not complain of those that it cannot see.
+        choice = self._choice if self._gpu else replace(self._choice, device="cpu")
+        url = self._cache.url if "://" in self._cache.url else os.path.abspath(self._cache.url)
+        sharers = 0 if self._gpu else -(-count // len(cpus))
+        self._post = Post(
+            choice,
+            self._cache.dataset,
+            url,
+            root_stamp(url),
+            os.getcwd(),
+            self._workers,
+            self._timeout_s,
+            sharers,
+            os.environ.get("OMP_NUM_THREADS"),
+        )
+        self._members = [start_member(self._post, self._gpu) for _ in range(count)]
+        warming = [GetReady.remote(self._timeout_s) for _ in range(count * self._workers)]
+        self._loaded: Loaded | None = None
+        while self._loaded is None:
+            self._wait()
+        del warming  # until here somebody had to want them
+        return self._loaded
+
+    def run(
+        self, jobs: Sequence[Job], cache: FeatureCache, ledger: FailureLedger, summary: Summary, watcher: Watcher
+    ) -> Summary:
+        """Deal out all jobs until each has ended."""
+        started = time.perf_counter()
+        deal = Deal(jobs, ledger, summary, watcher, len(self._members))
+        try:
+            while deal.shares or any(member.share is not None for member in self._members):
+                self._give(deal)
+                self._wait(deal)
+        except BaseException:
+            self._leave()
+            raise
+        summary.wall_s = time.perf_counter() - started
+        return summary
+
+    # ------------------------------------------------------------------ members
+
+    def _give(self, deal: Deal) -> None:
+        idle = [m for m in self._members if m.idle]
+        for member in idle:
+            jobs = deal.shares.take(alone=not any(m.hands for m in self._members))
+            if not jobs:
+                return
+            member.hands = {job.video: job for job in jobs}
+            suspects = {v: n for v, n in deal.shares.suspects.items() if v in member.hands}
+            worked = bool(deal.summary.skipped or deal.summary.done)
+            member.share = member.actor.extract.remote(jobs, deal.summary.overwrite, suspects, worked)
+            member.news = member.news or member.actor.news.remote()
+
+    def _wait(self, deal: Deal | None = None) -> None:
+        """Take what comes within a moment."""
+        pending = {ref: member for member in self._members for ref in member.pending}
+        ready, _ = ray.wait(list(pending), timeout=LOOK_S)
+        self._tell_if_nobody_works(bool(ready))
+        for ref in ready:
+            member = pending[ref]
+            if ref not in member.pending:  # settled with another answer
+                continue
+            try:
+                self._take(member, ref, deal)
+            except RayTaskError:
+                raise  # a bug, or a node on which something is not installed
+            except RayError as error:
+                self._replace(member, error, deal)
+
+    def _take(self, member: Member, ref: Any, deal: Deal | None) -> None:
+        if ref is member.loading:
+            found = ray.get(ref)
+            member.loading = None
+            if isinstance(found, Exception):
+                raise found
+            self._compare(found)
+        elif ref is member.news:
+            news = ray.get(ref)
+            member.news = member.actor.news.remote() if member.share is not None else None
+            assert deal is not None
+            deal.take(member, news)
+        else:
+            report: Report = ray.get(ref)
+            assert deal is not None
+            if member.news is not None:  # what it fetched comes before what is in the report
+                news, member.news = member.news, None
+                deal.take(member, ray.get(news))
+            member.share = None
+            deal.take(member, report.news)
+            deal.add_seconds(report.seconds)
+            if report.error is not None:
+                raise report.error
+            deal.shares.put_back(member.hands.values())  # it was stopped
+            member.hands, member.opened = {}, set()
+        if member.useful:
+            self._useless = 0
+
+    def _compare(self, found: Loaded) -> None:
+        """Encoders of all nodes have to make the same numbers."""
+        if self._loaded is None:
+            self._loaded = found
+        for stream, recipe in self._loaded.recipes.items():
+            if lines := diff_recipes(recipe, found.recipes[stream]):
+                words = "\n  ".join(
+                    line.replace("cache has", "one has").replace("asked for", "another") for line in lines
+                )
+                raise RecipeMismatch(
+                    f"the nodes of the cluster would make different numbers, stream {stream}:\n  {words}"
+                )
+
+    def _replace(self, member: Member, error: RayError, deal: Deal | None) -> None:
+        """A process or its node has died: another takes its place, and its videos are dealt out again."""
+        self._members.remove(member)
+        with suppress(RayError, ValueError):
+            ray.kill(member.actor)  # if it only cannot be reached
+        why = " ".join(str(error).split())[-300:]
+        if not member.useful:
+            self._useless += 1 if member.opened else 3
+            if self._useless >= MAX_USELESS:
+                raise SystemicFailure(f"encoder processes die before they have done anything, the last one: {why}")
+        if deal is not None:
+            deal.lost(member, why)
+        self._note("an encoder process was lost; another one takes its place")
+        self._members.append(start_member(self._post, self._gpu))
+
+    def _tell_if_nobody_works(self, something: bool) -> None:
+        now = time.monotonic()
+        if something or any(m.loading is None for m in self._members) or not self._told:
+            self._told = now + PATIENCE_S
+        elif now > self._told:
+            self._told = now + 3 * PATIENCE_S
+            self._note(f"waiting for the cluster: no {'GPU' if self._gpu else 'CPU'} for an encoder process yet")
+
+    # ------------------------------------------------------------------ the end
+
+    def _leave(self) -> None:
+        """Let those at work leave the cache in order, if they can soon."""
+        with suppress(RayError):
+            shares = [m.share for m in self._members if m.share is not None]
+            for member in self._members:
+                member.actor.stop.remote()
+            if shares:
+                ray.wait(shares, num_returns=len(shares), timeout=STOP_S)
+
+    def _end(self) -> None:
+        for member in self._members:
+            with suppress(RayError, ValueError):
+                ray.kill(member.actor)
+        with suppress(OSError):
+            open_claims(self._cache.url).close()  # files of processes that were killed

@@ -1,0 +1,228 @@
+"""Videos on an object store: what is there, what tells that one changed, a copy of one on this machine.
+
+Whatever fsspec reaches by a URL (s3://, gs://, abfs://, memory:// ...), with credentials from the standard chain of its
+store only. The decoder never reads from there: it gets a copy on a disk (extract/decode/fetching.py), so that seeking,
+digests and numbers are those of a file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+Stamp = Mapping[str, Any]
+LOCAL = ("file", "local")
+# No listing, no reliable mark of a change, redirects to anywhere: copy such videos first.
+REFUSED = ("http", "https", "ftp", "data")
+EXTRAS = {"s3": "crossgru[s3]", "s3a": "crossgru[s3]", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
+MAX_ASKED = 100  # objects that are asked for one by one; a listing gives a thousand per request
+TIMES = ("LastModified", "last_modified", "mtime", "updated", "modified", "created")
+BLOCK_BYTES = 2**20
+
+
+class RemoteError(OSError):
+    """The store does not answer, or not as it should; the message says which and why."""
+
+
+def is_url(place: str) -> bool:
+    """Whether it is a URL and no path."""
+    return "://" in place
+
+
+def local_path(url: str) -> str | None:
+    """The path behind file:// and local://, None for other URLs."""
+    scheme, _, rest = url.partition("://")
+    return rest if scheme in LOCAL else None
+
+
+class RemoteRoot:
+    """A folder of an object store. Nothing is asked of the store before it has to be.
+
+    Args:
+        url: without credentials.
+
+    Raises:
+        ValueError: a URL that videos are not read from; does not repeat credentials.
+    """
+
+    def __init__(self, url: str) -> None:
+        scheme, _, rest = url.partition("://")
+        place, at, host = rest.partition("/")[0].rpartition("@")
+        if at and (":" in place or scheme in ("s3", "s3a")):
+            raise ValueError(
+                f"the URL {scheme}://...@{host} has credentials in it, which would end up in logs; give it without, "
+                "and the credentials where the store's own tools look for them (for S3: AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY, or ~/.aws)"
+            )
+        if scheme in REFUSED or "::" in url or "\x00" in url:
+            raise ValueError(
+                f"videos are not read from {url!r}: expected an object store that lists what it has, such as "
+                "s3://bucket/folder or gs://bucket/folder. Copy them to a disk"
+            )
+        self.url = url.rstrip("/")
+        self._files: Mapping[str, Stamp] | None = None
+        self._asked = 0
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.url,)  # connections and listings stay in their process
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RemoteRoot) and other.url == self.url
+
+    def __hash__(self) -> int:
+        return hash(self.url)
+
+    def files(self) -> Mapping[str, Stamp]:
+        """Path below the root -> stamp of every object; listed once.
+
+        Raises:
+            RemoteError: it cannot be listed.
+        """
+        with self._lock:
+            if self._files is None:
+                with self._store() as (store, base):
+                    found = store.find(base, detail=True)
+                start = base.rstrip("/") + "/" if base.strip("/") else base
+                self._files = {name.removeprefix(start): _stamp(info) for name, info in found.items()}
+            return self._files
+
+    def listed(self, path: str) -> Stamp | None:
+        """The stamp of an object in the listing, if there was one."""
+        return None if self._files is None else self._files.get(path)
+
+    def stamp(self, path: str) -> Stamp:
+        """What tells a changed object without reading it: bytes, and ETag or else modification time.
+
+        May be as old as the listing of this process.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+            RemoteError: the store does not say.
+        """
+        self._asked += self._files is None
+        if self._files is None and self._asked <= MAX_ASKED:
+            return self.stamp_now(path)
+        if (found := self.files().get(path)) is None:
+            raise FileNotFoundError(2, "there is no such object", f"{self.url}/{path}")
+        return found
+
+    def stamp_now(self, path: str) -> Stamp:
+        """``stamp``, asked of the store."""
+        with self._store() as (store, base):
+            info = store.info(_join(base, path))
+        if info.get("type") == "directory":
+            raise FileNotFoundError(2, "a folder, expected an object", f"{self.url}/{path}")
+        return _stamp(info)
+
+    def fetch(self, path: str, to: Path, check: Callable[[], None]) -> None:
+        """Copy an object to a file.
+
+        Args:
+            check: called for every part; may raise to give up.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+            OSError: the file cannot be written.
+            RemoteError: the store does not give it.
+        """
+        from fsspec.callbacks import Callback
+
+        class Parts(Callback):
+            def call(self, hook_name: str | None = None, **kwargs: Any) -> None:
+                check()
+
+        with self._store() as (store, base):
+            store.get_file(_join(base, path), str(to), callback=Parts())
+
+    def sha256(self, path: str) -> str:
+        """Digest of an object, which is read for it; nothing is kept.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+            RemoteError: the store does not give it.
+        """
+        digest = hashlib.sha256()
+        with (
+            self._store() as (store, base),
+            store.open(_join(base, path), "rb", block_size=8 * BLOCK_BYTES, cache_type="readahead") as file,
+        ):
+            while block := file.read(BLOCK_BYTES):
+                digest.update(block)
+        return digest.hexdigest()
+
+    @contextmanager
+    def _store(self) -> Iterator[tuple[Any, str]]:
+        """The file system and the root in its own words; whatever it raises becomes a ``RemoteError``."""
+        scheme = self.url.partition("://")[0]
+        try:
+            from fsspec.core import url_to_fs
+
+            # A remembered listing would hide that an object was replaced.
+            yield url_to_fs(self.url, use_listings_cache=False)
+        except ImportError as error:
+            raise RemoteError(f"{self.url}: {error}; pip install '{EXTRAS.get(scheme, 'crossgru[remote]')}'") from None
+        except OSError:
+            raise
+        except ValueError as error:
+            raise RemoteError(f"{self.url}: {error}") from None
+        except Exception as error:  # botocore, aiohttp and gcsfs have their own, which are not OSErrors
+            if (module := type(error).__module__.partition(".")[0]) in _STORES:
+                raise RemoteError(f"{self.url}: {error} ({type(error).__name__} of {module})") from error
+            raise
+
+
+_STORES = frozenset("botocore aiobotocore aiohttp s3fs gcsfs google adlfs azure requests urllib3".split())  # noqa: SIM905
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """One object: ``path`` below ``root``."""
+
+    root: RemoteRoot
+    path: str
+
+    def __str__(self) -> str:
+        return f"{self.root.url}/{self.path}"
+
+    def exists(self) -> bool:
+        """Whether it is there; an error of the store is a yes, which somebody else then meets."""
+        try:
+            self.root.stamp(self.path)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+        return True
+
+
+Source = Path | RemoteFile
+
+
+def _join(base: str, path: str) -> str:
+    return f"{base.rstrip('/')}/{path}" if base else path
+
+
+def _stamp(info: Mapping[str, Any]) -> Stamp:
+    """bytes and ETag (which an identical copy keeps), or bytes and mtime_ns where the store has no ETag."""
+    found: dict[str, Any] = {"bytes": int(info["size"] or 0)}
+    if etag := info.get("ETag") or info.get("etag"):
+        return found | {"etag": str(etag).strip('"')}
+    for name in TIMES:
+        value = info.get(name)
+        if isinstance(value, str):
+            value = datetime.fromisoformat(value)
+        if isinstance(value, datetime):
+            value = value.timestamp()
+        if isinstance(value, int | float):
+            return found | {"mtime_ns": round(value * 1e9)}
+    return found
+
+
+__all__ = ["RemoteError", "RemoteFile", "RemoteRoot", "Source", "Stamp", "is_url", "local_path"]

@@ -1,0 +1,314 @@
+"""Imports: an export comes back exactly, and features of others get the frames that were declared for them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from extract.interchange.external_facts import FrameRule, nearest_rows
+from shared.cache import FeatureCache
+from shared.claims import open_claims
+from shared.windows import WindowSpec
+from tests.extract.interchange import SPEC, VIDEOS, call, make_cache, refused, save_npy
+from tests.extract.support import REPO, cache_contents
+from train.__main__ import app as train_app
+
+NEW = ["--size", "16", "--stride", "8"]
+
+
+def imported(*arguments: object) -> str:
+    """What an import says that must go well."""
+    result = call("import", *arguments)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def rows_of(num_rows: int, size: int = 3, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((num_rows, size)).astype(np.float32)
+
+
+# ------------------------------------------------------------------------------------------------ an export comes back
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("archive")
+    make_cache(folder / "c.zarr")
+    assert call("export", folder / "c.zarr", "--output", folder / "c.h5").exit_code == 0
+    return folder / "c.h5"
+
+
+def test_an_export_comes_back_exactly(archive: Path, tmp_path: Path) -> None:
+    url = tmp_path / "back.zarr"
+    assert "8 streams of 3 videos imported" in imported(archive, "--cache", url)
+    assert cache_contents(url) == cache_contents(archive.with_suffix(".zarr"))
+    assert [line for v in VIDEOS for line in FeatureCache.open(url).verify(v)] == []
+    assert "0 streams of 0 videos imported" in imported(archive, "--cache", url)  # again: nothing to do
+
+
+def test_an_export_of_before_there_were_seals_is_taken_with_a_note(archive: Path, tmp_path: Path) -> None:
+    shutil.copy(archive, tmp_path / "c.h5")
+    with h5py.File(tmp_path / "c.h5", "a") as file:
+        del file.attrs["seal"]
+        for video in file["videos"].values():
+            del video.attrs["seal"]
+            video.attrs["checksums"] = json.dumps({"pts": json.loads(video.attrs["checksums"])["pts"]})
+            for stream in set(video) - {"pts", "starts"}:
+                del video[stream].attrs["seal"]
+    assert "has no seals" in call("import", tmp_path / "c.h5", "--cache", tmp_path / "c.zarr").stderr
+    assert cache_contents(tmp_path / "c.zarr") == cache_contents(archive.with_suffix(".zarr"))
+    assert "no seals" not in call("import", archive, "--cache", tmp_path / "d.zarr").stderr
+
+
+def test_streams_that_were_imported_come_back_as_such(archive: Path, tmp_path: Path) -> None:
+    url = tmp_path / "c.zarr"
+    imported(archive, "--cache", url)
+    arrays = {v: rows_of(n) for v, n in VIDEOS.items()}
+    imported(
+        save_npy(tmp_path / "f", arrays), "--cache", url, "--stream", "mine", "--frames", "every:1", "--samples", "8"
+    )
+    assert FeatureCache.open(url).imported == {"mine": 8}
+    assert call("export", url, "--output", tmp_path / "c.h5").exit_code == 0
+    imported(tmp_path / "c.h5", "--cache", tmp_path / "d.zarr")
+    assert cache_contents(tmp_path / "d.zarr") == cache_contents(url)
+    # An extraction with the old window still takes the cache for its own.
+    FeatureCache.create(url, dataset="demo", window=SPEC)
+
+
+def test_one_stream_is_chosen_and_a_dry_run_writes_nothing(archive: Path, tmp_path: Path) -> None:
+    url = tmp_path / "c.zarr"
+    assert "nothing was written: 3 videos" in imported(archive, "--cache", url, "--dry-run")
+    assert not url.exists()
+    assert "unknown stream 'imag'; did you mean 'image'?" in refused(
+        "import", archive, "--cache", url, "--stream", "imag"
+    )
+    imported(archive, "--cache", url, "--stream", "text")
+    cache = FeatureCache.open(url)
+    assert [list(cache.streams(v)) for v in VIDEOS] == [["text"]] * 3
+
+
+def test_other_numbers_of_the_same_recipe_are_not_mixed_in(archive: Path, tmp_path: Path) -> None:
+    url = tmp_path / "c.zarr"
+    imported(archive, "--cache", url)
+    cache = FeatureCache.create(url, dataset="demo", window=SPEC)
+    recipe, old = cache.streams("0017")["image"], cache.read("0017", "image")
+    writer = cache.writer("0017", "image", kind="timeline", recipe=recipe)
+    writer.append(old.features + 1, old.frames)
+    writer.finish()
+    assert "by the same recipe and with other numbers" in refused("import", archive, "--cache", url)
+    imported(archive, "--cache", url, "--overwrite", "image")
+    np.testing.assert_array_equal(FeatureCache.open(url).read("0017", "image").features, old.features)
+
+
+# ------------------------------------------------------------------------------------------------ features of others
+
+
+def test_rows_get_their_frames(tmp_path: Path) -> None:
+    arrays = {"a": rows_of(10), "b": rows_of(8, seed=1)}
+    folder, url = save_npy(tmp_path / "f", arrays), tmp_path / "c.zarr"
+    (tmp_path / "facts.csv").write_text("video,num_frames,fps\na,40,25\nb,33,30\n")
+    more = ["--facts", tmp_path / "facts.csv", "--note", "model=X-CLIP", "--name", "mine v2", *NEW]
+    said = imported(folder, "--cache", url, "--stream", "mine", "--frames", "every:4", *more)
+    assert "windows sample frames that have no row" in said
+    assert "--head stream:mine" in said
+    cache = FeatureCache.open(url)
+    for video, num_frames, fps in (("a", 40, 25), ("b", 33, 30)):
+        data, info = cache.read(video, "mine"), cache.info(video)
+        assert info is not None
+        np.testing.assert_array_equal(data.features, arrays[video].astype(np.float16))
+        np.testing.assert_array_equal(data.frames, 4 * np.arange(len(arrays[video])))
+        np.testing.assert_array_equal(info.pts, np.arange(num_frames) / fps)
+        assert cache.verify(video) == []
+    recipe = data.recipe
+    assert (recipe["encoder"], recipe["name"], recipe["notes"]) == ("external", "mine v2", {"model": "X-CLIP"})
+    assert (recipe["frames"], recipe["nearest"], len(recipe["sha256"])) == ("every:4", False, 64)
+    assert cache.window.samples["mine"] == 16
+
+
+def test_the_nearest_row_stands_for_the_frames_that_windows_sample(tmp_path: Path) -> None:
+    folder = save_npy(tmp_path / "f", {"a": rows_of(10)})
+    np.save(folder / "a.pts.npy", np.arange(40) / 25)
+    url = tmp_path / "c.zarr"
+    arguments = ["--stream", "mine", "--frames", "every:4", "--nearest", "--samples", "4", *NEW]
+    assert "no row" not in imported(folder, "--cache", url, *arguments)
+    data = FeatureCache.open(url).read("a", "mine")
+    frames = WindowSpec(16, 8, {"mine": 4}).plan(40).unique["mine"]
+    np.testing.assert_array_equal(data.frames, frames)
+    nearest = [min(range(10), key=lambda r: (abs(4 * r - f), r)) for f in frames]
+    np.testing.assert_array_equal(data.features, rows_of(10).astype(np.float16)[nearest])
+
+
+@pytest.mark.parametrize("declared", [[0], [7], [0, 5, 6], [2, 3, 11, 30]])
+def test_nearest_rows_are_those_of_brute_force(declared: list[int]) -> None:
+    frames, wanted = np.array(declared), np.arange(40)
+    expected = [min(range(len(frames)), key=lambda r: (abs(frames[r] - f), r)) for f in wanted]
+    np.testing.assert_array_equal(nearest_rows(frames, wanted), expected)
+
+
+def test_windows_centres_plans_and_side_files(tmp_path: Path) -> None:
+    """Every way of saying which frames, against the plan."""
+    plan = WindowSpec(16, 8, {"w": 4, "c": 1, "p": 4}).plan(50)
+    ways: list[tuple[str, np.ndarray, list[Any], np.ndarray | None]] = [
+        ("w", rows_of(len(plan) * 4).reshape(len(plan), 4, 3), [], None),
+        ("c", rows_of(len(plan)), ["--frames", "centres"], plan.unique["c"]),
+        ("p", rows_of(len(plan.unique["p"])), ["--frames", "plan", "--samples", 4], plan.unique["p"]),
+        ("s", rows_of(3), [], np.array([0, 7, 49])),
+    ]
+    url = tmp_path / "c.zarr"
+    for stream, values, arguments, frames in ways:
+        folder = save_npy(tmp_path / stream, {"a": values.astype(">f8")})
+        np.save(folder / "a.pts.npy", np.arange(50) / 25)
+        if stream == "s":
+            np.save(folder / "a.frames.npy", frames)
+        imported(folder, "--cache", url, "--stream", stream, *arguments, *NEW)
+        data = FeatureCache.open(url).read("a", stream)
+        np.testing.assert_array_equal(data.features, values.astype(np.float16))
+        if frames is None:
+            assert data.kind == "window"
+        else:
+            np.testing.assert_array_equal(data.frames, frames)
+    assert FeatureCache.open(url).imported == {"w": 4, "c": 1, "p": 4, "s": 16}
+
+
+def test_one_array_and_hdf5_of_one_data_set_per_video(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "f.h5", "w") as file:
+        file.attrs["made by"] = np.arange(3)  # whatever others keep there
+        file["a"] = rows_of(40)
+        file.create_group("b")["features"] = rows_of(6, seed=1)
+        file["b/frames"], file["b/pts"] = np.arange(0, 30, 5, dtype=np.uint8), np.arange(30) / 10
+    url = tmp_path / "c.zarr"
+    text = refused("import", tmp_path / "f.h5", "--cache", url, "--stream", "m", "--frames", "every:1", "--fps", 25)
+    assert "/b/features: found both a file of frames and --frames" in text
+    with h5py.File(tmp_path / "f.h5", "a") as file:
+        file.move("a", "a_rows")
+        file.create_group("a")["features"] = rows_of(40)
+        file["a/frames"] = np.arange(40)
+        file["a/pts"] = np.arange(40) / 25
+        del file["a_rows"]
+    imported(tmp_path / "f.h5", "--cache", url, "--stream", "m", *NEW)
+    cache = FeatureCache.open(url)
+    np.testing.assert_array_equal(cache.read("b", "m").frames, np.arange(0, 30, 5))
+    np.testing.assert_array_equal(cache.read("a", "m").features, rows_of(40).astype(np.float16))
+    np.save(tmp_path / "z.npy", rows_of(20))
+    imported(tmp_path / "z.npy", "--cache", url, "--stream", "one", "--frames", "every:1", "--fps", "25")
+    assert FeatureCache.open(url).streams("z").keys() == {"one"}
+
+
+def test_names_are_those_of_the_manifest(tmp_path: Path) -> None:
+    videos = ["sub/one.mp4", "two.avi", "x/same.mp4", "y/same.mp4"]
+    for path in videos:
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).touch()
+    (tmp_path / "clips.csv").write_text("\n".join(["path", *videos]) + "\n")
+    common = ["--dataset", tmp_path / "clips.csv", "--stream", "m", "--frames", "every:1", "--fps", 25, *NEW]
+    folder = save_npy(tmp_path / "f", {"one": rows_of(20), "two.avi": rows_of(20), "x__same.mp4": rows_of(20)})
+    url = tmp_path / "c.zarr"
+    imported(folder, "--cache", url, *common)
+    cache = FeatureCache.open(url)
+    assert cache.video_ids() == ["sub__one.mp4", "two.avi", "x__same.mp4"]
+    assert cache.paths()["sub__one.mp4"] == "sub/one.mp4"
+    assert cache.dataset == "clips"
+    folder = save_npy(tmp_path / "g", {n: rows_of(20) for n in ("one", "sub__one.mp4", "same", "tow")})
+    text = refused("import", folder, "--cache", url, *common)
+    assert "3 problems, nothing was imported" in text
+    assert "'sub__one.mp4' and 'one' are the same video" in text
+    assert "'same' is the name of 2 videos; name it by id" in text
+    assert "'tow' is no video of it; did you mean 'two'?" in text
+
+
+def test_another_recipe_is_replaced_only_when_asked(tmp_path: Path) -> None:
+    url = tmp_path / "c.zarr"
+    common = ["--cache", url, "--stream", "m", "--frames", "every:1", "--fps", 25]
+    one, two = (save_npy(tmp_path / f"f{seed}", {"a": rows_of(20, seed=seed)}) for seed in (1, 2))
+    imported(one, *common, *NEW)
+    assert "0 videos imported, 1 were there already" in imported(one, *common)
+    text = refused("import", two, *common)
+    assert "made by another recipe" in text
+    assert "--overwrite m" in text
+    imported(two, *common, "--overwrite", "m")
+    expected = rows_of(20, seed=2).astype(np.float16)
+    np.testing.assert_array_equal(FeatureCache.open(url).read("a", "m").features, expected)
+    assert "the cache has 16 samples per window of stream 'm'" in refused("import", two, *common, "--samples", 4)
+    assert "has windows of stride 8" in refused("import", two, *common, "--stride", 16)
+
+
+def test_facts_come_from_another_cache(tmp_path: Path) -> None:
+    make_cache(tmp_path / "ours.zarr")
+    folder = save_npy(tmp_path / "f", {v: rows_of(n) for v, n in VIDEOS.items()})
+    common = ["--cache", tmp_path / "new.zarr", "--stream", "m", "--frames", "every:1", *NEW]
+    imported(folder, *common, "--facts", tmp_path / "ours.zarr")
+    ours, new = FeatureCache.open(tmp_path / "ours.zarr"), FeatureCache.open(tmp_path / "new.zarr")
+    for video in VIDEOS:
+        one, other = ours.info(video), new.info(video)
+        assert one is not None
+        assert other is not None
+        assert other.attrs() == one.attrs()
+        np.testing.assert_array_equal(other.pts, one.pts)
+
+
+def test_a_stream_that_another_process_writes_is_left_to_it(tmp_path: Path) -> None:
+    url = tmp_path / "c.zarr"
+    common = ["--cache", url, "--stream", "m", "--frames", "every:1", "--fps", 25, *NEW]
+    folder = save_npy(tmp_path / "f", {"a": rows_of(20)})
+    claims = open_claims(str(url))
+    assert claims.take("a", ["m"])
+    assert "is at work on stream 'm' of video 'a'" in refused("import", folder, *common)
+    claims.close()
+    imported(folder, *common)
+
+
+@pytest.mark.parametrize("text", ["every:0", "every:4:", "every:-1", "center", "4", "every:99999999"])
+def test_rules_that_are_none(text: str) -> None:
+    with pytest.raises(ValueError, match="expected every:K"):
+        FrameRule.parse(text)
+
+
+# ------------------------------------------------------------------------------------------------ a head trains on it
+
+
+def test_a_head_trains_on_features_that_were_made_elsewhere(tmp_path: Path) -> None:
+    """Features that carry the label, as .npy: import them as "mine", cross-validate the head stream:mine, predict."""
+    from typer.testing import CliRunner
+
+    rng = np.random.default_rng(0)
+    lines, arrays = ["path,label,group"], {}
+    for number in range(12):
+        (tmp_path / f"v{number}.mp4").touch()
+        lines.append(f"v{number}.mp4,{number % 2},g{number // 2}")
+        arrays[f"v{number}"] = rng.normal(number % 2, 0.3, (40, 4)).astype(np.float32)
+    (tmp_path / "clips.csv").write_text("\n".join(lines) + "\n")
+    folder, url = save_npy(tmp_path / "f", arrays), tmp_path / "c.zarr"
+    dataset = ["--dataset", tmp_path / "clips.csv", "--cache", url]
+    imported(folder, *dataset, "--stream", "mine", "--frames", "every:1", "--fps", 25, "--samples", 4, *NEW)
+    common = ["--task", "violence", "--cache", url, "--runs", tmp_path / "runs"]
+    quick = ["--hidden", 4, "--epochs", 6, "--learning-rate", "0.05", "--num-folds", 3, "--no-baselines"]
+    arguments = ["cv", tmp_path / "clips.csv", *common, "--head", "stream:mine", *quick]
+    result = CliRunner().invoke(train_app, [str(a) for a in arguments])
+    assert result.exit_code == 0, result.output
+    (run,) = (tmp_path / "runs").iterdir()
+    import json
+
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["head"] == "stream:mine"
+    assert metrics["value"] > 0.9
+    config = json.loads((run / "config.json").read_text())
+    assert config["recipes"]["mine"]["encoder"] == "external"
+    arguments = ["predict", url, "--run", run, "--output", tmp_path / "scores.csv"]
+    result = CliRunner().invoke(train_app, [str(a) for a in arguments])
+    assert result.exit_code == 0, result.output
+    text = CliRunner().invoke(
+        train_app, ["cv", str(tmp_path / "clips.csv"), *map(str, common), "--head", "stream:keys"]
+    )
+    assert "import it under another name" in text.stderr
+
+
+def test_the_page_names_every_option_there_is() -> None:
+    page = (REPO / "docs/interchange.md").read_text(encoding="utf-8")
+    options = "frames facts fps samples size stride sampling name note nearest overwrite dry-run stream dataset cache"
+    assert [o for o in options.split() if f"--{o}" not in page] == []
