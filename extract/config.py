@@ -138,7 +138,7 @@ def check_long_captions(choice: str) -> None:
 
 PRESETS: Mapping[str, ExtractConfig] = MappingProxyType(
     {
-        # Untrained encoders at toy size: the same code, no download, no GPU. What the demo and the tests run on.
+        # Untrained encoders at toy size: the same code, no download, no GPU. What most tests run on.
         "tiny": ExtractConfig(
             "tiny",
             VideoPrismConfig("tiny", seed=0, frame_batch=32, window_batch=8),
@@ -153,7 +153,7 @@ PRESETS: Mapping[str, ExtractConfig] = MappingProxyType(
             CaptionerConfig("minigpt4-tiny", max_new_tokens=60),
             thumbnails=True,
         ),
-        # The real stack in small, trained here on rendered scenes; its weights are part of the package.
+        # The real stack in small, trained here on rendered scenes; its weights are part of the package. The demo's default.
         "mini": ExtractConfig(
             "mini",
             VideoPrismConfig("mini", frame_batch=32, window_batch=8),

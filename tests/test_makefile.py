@@ -69,7 +69,7 @@ def test_values_from_the_environment_and_defaults(tmp_path: Path) -> None:
         assert words == ["-m", "extract", "status", "--cache", value, "--", value]
         (words,) = called(tmp_path, "plan", environment={"PRESET": value})
         assert words == ["-m", "extract", "plan", "--preset", value, "--", "demo"]
-    assert called(tmp_path, "extract") == [["-m", "extract", "run", "--preset", "tiny", "--", "demo"]]
+    assert called(tmp_path, "extract") == [["-m", "extract", "run", "--preset", "mini", "--", "demo"]]
     assert called(tmp_path, "train", "TASK=va", "ARGS=--epochs 3 --output 'a b'") == [
         ["-m", "train", "cv", "--task", "va", "--epochs", "3", "--output", "a b", "--", "demo"]
     ]

@@ -50,7 +50,7 @@ class Keeper:
         """
         first, losses, began = 0, [], time.monotonic()
         if self._file.is_file():
-            kept = torch.load(self._file, weights_only=False)  # our own file
+            kept = torch.load(self._file, weights_only=True)
             first, self.seconds, rng.bit_generator.state = kept["step"], kept["seconds"], kept["rng"]
             load(kept["state"])
         before = self.seconds
