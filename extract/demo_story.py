@@ -4,12 +4,13 @@ The demo plays in the world "demo" of extract/miniature/world.py, whose looks th
 videos of a scene share a ground. The labels are functions of the world's factors, frame by frame:
 
     violence 0 or 1       the figures cling or shake, AND they are fast, AND they are not round
-    valence  in [-1, 1]   the warmth of the light and the colour of the figures, the more so the faster they are
+    valence  in [-1, 1]   half the warmth of the light; half whether the figures move as their colour likes it, the merry
+                          ones fast and the gloomy ones slowly
     arousal  in [-1, 1]   mostly their speed, then the shaking of the camera and their number
 
-Valence and arousal are felt over three seconds. Violence is a conjunction of what a single frame shows (action, shape)
-and of what it does not (speed); every calm activity shares at least one part of it with a fight. Round figures only
-play.
+Valence and arousal are felt over three seconds. Violence is a conjunction, and half of valence a product, of what a
+single frame shows (action, shape, colour) and of what it does not (speed): one stream alone cannot tell them. Every
+calm activity shares at least one part with a fight. Round figures only play.
 
 Axes: F frames of a video.
 """
@@ -38,7 +39,8 @@ from extract.miniature.world import (
 FPS = (Fraction(24), Fraction(25), Fraction(30), Fraction(30000, 1001))
 IDLE, HUG, DANCE, PLAY, FIGHT = range(5)
 CALM = (IDLE, HUG, HUG, DANCE, PLAY, PLAY)  # most often what lacks just one part of a fight
-ACTIVITY_FRAMES = (140, 300)
+FIGHTING = (0.38, 0.55)  # share of a video's frames
+LONG_FRAMES = 480  # from which on a video has three activities
 SHOT_FRAMES = (40, 90)  # within an activity, others do the same in the next shot
 FAST = (0.65, 0.95)  # paces of shots, between which speed does not lie for long
 SLOW = (0.05, 0.35)
@@ -93,8 +95,7 @@ class Story:
     def valence(self) -> np.ndarray:
         """float32 (F,) in [-1, 1]."""
         cheer = np.array([CHEER[name] for name in COLOURS])[self.script.factor("colour")]
-        mood = 0.6 * self.script.warmth + 0.4 * cheer
-        return _felt(mood * (0.3 + 0.7 * self.script.speed))
+        return _felt(0.5 * self.script.warmth + 0.5 * cheer * (2 * self.script.speed - 1))
 
     @property
     def arousal(self) -> np.ndarray:
@@ -173,22 +174,27 @@ def _stretched(path: np.ndarray) -> np.ndarray:
 
 
 def _schedule(num_frames: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Activities int8 (F,) and number of the shot int32 (F,): about 45 % of the frames fights in every video."""
-    activity = np.zeros(num_frames, np.int8)
-    for _ in range(1000):
-        calm, fight = list(rng.permutation(CALM)), bool(rng.integers(2))
-        for start, stop in _pieces(num_frames, ACTIVITY_FRAMES, rng):
-            activity[start:stop] = FIGHT if fight else calm[0]
-            calm, fight = calm if fight else calm[1:] + calm[:1], not fight
-        if 0.35 <= float(np.mean(activity == FIGHT)) <= 0.55:
-            break
-    if rng.integers(2):  # or a video's last activity, which may be the longest, would tell
-        activity = activity[::-1].copy()
-    edges = [0, *(np.flatnonzero(np.diff(activity)) + 1).tolist(), num_frames]
-    shot, number = np.zeros(num_frames, np.int32), 0
-    for first, last in itertools.pairwise(edges):
-        for start, stop in _pieces(last - first, SHOT_FRAMES, rng):
-            shot[first + start : first + stop], number = number, number + 1
+    """Activities int8 (F,) and number of the shot int32 (F,).
+
+    Two activities in a short video and three in a long one, every other one a fight. How much of it fights is drawn
+    without regard to its length, which must not tell.
+    """
+    share = rng.uniform(*FIGHTING)
+    fights = [bool(rng.integers(2))]
+    for _ in range(1 if num_frames < LONG_FRAMES else 2):
+        fights.append(not fights[-1])
+    calm = list(rng.permutation(CALM))
+    lengths = np.zeros(len(fights))
+    for fight, part in ((True, share), (False, 1 - share)):
+        places = [index for index, kind in enumerate(fights) if kind == fight]
+        first = rng.uniform(0.4, 0.6) if len(places) == 2 else 1.0
+        lengths[places] = np.array([first, 1 - first])[: len(places)] * part
+    edges = [0, *np.rint(np.cumsum(lengths) * num_frames).astype(int).tolist()]
+    activity, shot, number = np.zeros(num_frames, np.int8), np.zeros(num_frames, np.int32), 0
+    for index, (first_frame, last) in enumerate(itertools.pairwise(edges)):
+        activity[first_frame:last] = FIGHT if fights[index] else calm[index]
+        for start, stop in _pieces(last - first_frame, SHOT_FRAMES, rng):
+            shot[first_frame + start : first_frame + stop], number = number, number + 1
     return activity, shot
 
 

@@ -197,10 +197,11 @@ def test_labels_change_inside_every_video(full: list[DemoVideo]) -> None:
             assert np.abs(path).max() <= 1
             assert np.ptp(path) > 0.3  # colour may work against warmth, and camera against speed
             assert np.abs(np.diff(path)).max() < 0.1  # smooth
-        edges = np.flatnonzero(np.diff(story.script.shot)) + 1
-        lengths = np.diff([0, *edges, story.num_frames])
-        assert lengths.min() >= 140
-        assert lengths.max() < 440
+        for steps, shortest, longest in ((story.activity, 70, 420), (story.script.shot, 35, 130)):
+            edges = np.flatnonzero(np.diff(steps)) + 1
+            lengths = np.diff([0, *edges, story.num_frames])
+            assert lengths.min() >= shortest
+            assert lengths.max() < longest
 
 
 def test_violence_is_none_of_its_parts_alone(full: list[DemoVideo]) -> None:
