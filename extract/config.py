@@ -153,7 +153,7 @@ PRESETS: Mapping[str, ExtractConfig] = MappingProxyType(
             CaptionerConfig("minigpt4-tiny", max_new_tokens=60),
             thumbnails=True,
         ),
-        # The real stack in small, trained here on rendered scenes; its weights are part of the package. The demo's default.
+        # The real stack in small, trained here on rendered scenes; its weights are part of the package. The demo's own.
         "mini": ExtractConfig(
             "mini",
             VideoPrismConfig("mini", frame_batch=32, window_batch=8),

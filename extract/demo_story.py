@@ -4,7 +4,7 @@ The demo plays in the world "demo" of extract/miniature/world.py, whose looks th
 videos of a scene share a ground. The labels are functions of the world's factors, frame by frame:
 
     violence 0 or 1       the figures cling or shake, AND they are fast, AND they are not round
-    valence  in [-1, 1]   half the warmth of the light; half whether the figures move as their colour likes it, the merry
+    valence  in [-1, 1]   half the warmth of the light; half whether the figures move as their colour likes, the merry
                           ones fast and the gloomy ones slowly
     arousal  in [-1, 1]   mostly their speed, then the shaking of the camera and their number
 
