@@ -11,7 +11,7 @@ from shared.annotations import track_to_video
 from shared.cache import CacheError, FeatureCache
 from shared.datasets import cache_of, find_dataset
 from shared.manifest import load_manifest
-from shared.manifest_files import VIDEO_SUFFIXES
+from shared.manifest.files import VIDEO_SUFFIXES
 from train.checkpoints import RunError
 from train.command_parts import err, explained, find_run, out, run_settings, tell
 from train.data import cached_videos

@@ -20,7 +20,7 @@ from sklearn.metrics import f1_score
 from typer.testing import CliRunner
 
 from shared.cache import FeatureCache
-from shared.cache_verify import attributes_digest
+from shared.cache.verify import attributes_digest
 from train.__main__ import app
 from train.config import TrainConfig
 from train.show import percent

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from shared.cache_nodes import CacheError
+from shared.cache.nodes import CacheError
 from shared.windows import WindowPlan
 
 MAX_NAMES = 20  # of videos in one message

@@ -1,4 +1,4 @@
-"""Reading a feature cache: what there is, and what is in it. ``shared/cache.py`` has the layout, and writes."""
+"""Reading a feature cache: what there is, and what is in it. The layout: ``shared/cache/__init__.py``."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 import zarr
 from zarr.storage import LocalStore
 
-from shared.cache_arrays import STRING_ARRAYS, read_array
-from shared.cache_bulk import StoredStream, find_stored
-from shared.cache_facts import Facts
-from shared.cache_index import CacheIndex
-from shared.cache_nodes import (
+from shared.cache.arrays import STRING_ARRAYS, read_array
+from shared.cache.bulk import StoredStream, find_stored
+from shared.cache.facts import Facts
+from shared.cache.index import CacheIndex
+from shared.cache.nodes import (
     MEND,
     Attrs,
     CacheError,
@@ -25,9 +25,9 @@ from shared.cache_nodes import (
     get_groups,
     headless_groups,
 )
-from shared.cache_survey import READ_ALL_LOCAL, fold_index, rebuild_index, stamp_of, survey
-from shared.cache_types import StreamData, VideoInfo
-from shared.cache_verify import verify_root, verify_video
+from shared.cache.survey import READ_ALL_LOCAL, fold_index, rebuild_index, stamp_of, survey
+from shared.cache.types import StreamData, VideoInfo
+from shared.cache.verify import verify_root, verify_video
 from shared.names import name_problem
 from shared.recipe import Recipe, RecipeMismatch, diff_recipes, fingerprint
 from shared.windows import WindowSpec

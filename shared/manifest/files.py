@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from shared.annotations import IGNORED_NAMES
-from shared.manifest_table import Problems
+from shared.manifest.table import Problems
 from shared.remote_files import RemoteError, RemoteRoot
 
 VIDEO_SUFFIXES = frozenset(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from shared.manifest_table import Segment
+from shared.manifest.table import Segment
 from shared.names import printable
 from shared.remote_files import RemoteFile, RemoteRoot, Source
 

@@ -10,9 +10,9 @@ from zarr.buffer.cpu import Buffer, buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore
 
-from shared.cache_direct import read_file
-from shared.cache_local import write_file
-from shared.cache_nodes import CacheError
+from shared.cache.direct import read_file
+from shared.cache.local import write_file
+from shared.cache.nodes import CacheError
 
 RETIRED = ".gone"
 

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import zarr
 
-from shared.cache_arrays import checksum, open_array, read_array
-from shared.cache_direct import ChunkError, PlainArray, find_plain
-from shared.cache_nodes import MEND, CacheError
-from shared.cache_types import window_rows
+from shared.cache.arrays import checksum, open_array, read_array
+from shared.cache.direct import ChunkError, PlainArray, find_plain
+from shared.cache.nodes import MEND, CacheError
+from shared.cache.types import window_rows
 from shared.windows import WindowPlan
 
 

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from shared.manifest_files import match_remote, match_videos
-from shared.manifest_table import Problems, Segments, read_table
-from shared.manifest_types import Video
+from shared.manifest.files import match_remote, match_videos
+from shared.manifest.table import Problems, Segments, read_table
+from shared.manifest.types import Video
 from shared.names import Root, name_key, name_problem, video_id
 from shared.remote_files import RemoteRoot
 

@@ -6,7 +6,7 @@
     {"of": "1700...", "folded": {...}}              first of all: the cache that it belongs to; what a base replaces
     {"recipe": {...}, "fingerprint": "0123..."}     before the first video with a stream made by it
     {"id": "a.mp4"}                                 a process is about to change this video
-    {"id": "a.mp4", "frames": 64, "streams": ...}   and now it is like this (shared/cache_facts.py)
+    {"id": "a.mp4", "frames": 64, "streams": ...}   and now it is like this (shared/cache/facts.py)
     {"id": "a.mp4", "gone": true}                   or has nothing any more
 
 The groups of the cache stay the truth; the index only says where nobody needs to look. A video that a process has
@@ -28,8 +28,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from shared.cache_facts import Facts, VideoFacts, from_row, to_row
-from shared.cache_folder import RETIRED, Folder
+from shared.cache.facts import Facts, VideoFacts, from_row, to_row
+from shared.cache.folder import RETIRED, Folder
 from shared.recipe import Recipe
 
 ENDING = ".index"

@@ -9,9 +9,9 @@ from dataclasses import replace
 from zarr.abc.store import Store
 from zarr.storage import LocalStore
 
-from shared.cache_facts import Facts, read_facts
-from shared.cache_index import CacheIndex, Indexed
-from shared.cache_nodes import METADATA, child_names
+from shared.cache.facts import Facts, read_facts
+from shared.cache.index import CacheIndex, Indexed
+from shared.cache.nodes import METADATA, child_names
 from shared.collecting import no_collection
 
 # Caches with so few videos are read as they are, in a second or two: there, whatever happened to them is seen, also

@@ -10,7 +10,7 @@ from zarr.abc.store import Store
 from zarr.errors import ContainsArrayError, GroupNotFoundError
 from zarr.storage import FsspecStore, LocalStore
 
-from shared.cache_nodes import CacheError, child_names
+from shared.cache.nodes import CacheError, child_names
 from shared.windows import WindowSpec
 
 FORMAT = "crossgru-cache"

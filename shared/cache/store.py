@@ -1,25 +1,4 @@
-"""The feature cache: one Zarr v3 store per data set, one writer and one reader.
-
-    <dataset>.zarr/            attrs: format, format_version, dataset, window, made_with, imported (optional)
-      videos/<video_id>/       attrs: source, fps, num_frames, width, height, rotation, decoder, missing_frames
-        pts                    float64 (F,)     seconds, as decoded
-        <stream>/              attrs: kind, recipe, fingerprint, checksums, complete
-          features             float16 (N, T, D) for kind "window", (U, D) for kind "timeline"
-          frames               int32 (U,)       timeline only: the frame of each row, ascending
-          captions             string (U,)      text only
-          thumbnails           string (U,)      text only, optional: base64 JPEG
-
-Promises:
-  * ``complete`` is written last. A stream without it does not exist for readers and is redone by writers.
-  * A stream is never mixed: asking for another recipe than the cached one raises ``RecipeMismatch`` with the diff.
-  * Values are finite float16; a NaN, an infinity or a float16 overflow is refused when it is written.
-  * Chunks carry a CRC-32C, arrays a sha256. A lost chunk reads as NaN (features) and is refused, never as zeros.
-  * Metadata that is damaged is refused by readers (``CacheError``) and redone by writers, as unfinished streams are.
-  * What a large cache has is known without a look at every video, from an index beside it (shared/cache_index.py).
-  * Everything is readable with plain ``zarr.open``. Local paths and fsspec URLs (s3://, gs://, memory://) both work.
-
-Axes: F frames of a video, N windows, T samples in a window, U unique frames, D feature size.
-"""
+"""Writing a cache: the class that everybody else sees, on top of reading. The format: shared/cache/__init__.py."""
 
 from __future__ import annotations
 
@@ -33,10 +12,10 @@ from typing import Any, Literal
 import numpy as np
 import zarr
 
-from shared.cache_arrays import StreamWriter, checksum, whole_arrays
-from shared.cache_facts import read_facts
-from shared.cache_index import CacheIndex
-from shared.cache_nodes import (
+from shared.cache.arrays import StreamWriter, checksum, whole_arrays
+from shared.cache.facts import read_facts
+from shared.cache.index import CacheIndex
+from shared.cache.nodes import (
     Attrs,
     CacheError,
     Damaged,
@@ -47,11 +26,11 @@ from shared.cache_nodes import (
     put_group,
     sweep_group,
 )
-from shared.cache_open import FORMAT, FORMAT_VERSION, check_root, empty_store, open_root
-from shared.cache_read import CacheReader, check_name
-from shared.cache_seals import sealed
-from shared.cache_types import StreamData, VideoInfo
-from shared.cache_verify import attributes_digest
+from shared.cache.opening import FORMAT, FORMAT_VERSION, check_root, empty_store, open_root
+from shared.cache.reading import CacheReader, check_name
+from shared.cache.seals import sealed
+from shared.cache.types import StreamData, VideoInfo
+from shared.cache.verify import attributes_digest
 from shared.recipe import Recipe, RecipeMismatch, diff_recipes
 from shared.windows import WindowSpec
 

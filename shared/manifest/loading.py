@@ -1,29 +1,4 @@
-"""A data set as text: a TOML manifest, optionally with a CSV table of videos, validated as a whole.
-
-    name = "mydata"                      # letters, digits, - and _ (default: the file's own name)
-    root = "../data/mydata"              # where the files are; relative to the manifest (default: its folder). Or a
-                                         # URL (s3://bucket/videos): of the videos; table and labels then lie here
-    layout = "..."                       # free text: which files go where; shown when they are missing
-    note = "rendered data"               # free text, shown wherever scores of this data set appear
-
-    [videos]                             # which videos; `glob` or `table`
-    glob = ["videos/*.mp4"]              # patterns below root; a folder of numbered images matches as one video
-    table = "videos.csv"                 # or a CSV below root: columns path [id group split fold fps] and labels
-    columns = {path = "clip"}            # the table's own column names, where they differ
-    id = "path"                          # "path" (videos/a.mp4 -> videos__a.mp4) or "stem" (a)
-    group = '^(scene\\d+)'                # regular expression on the id; groups never cross folds (default: the id)
-    split = {train = "a/*", val = "b/*"} # official split by pattern of the whole path; * crosses folders
-
-    [tasks.violence]                     # labels per task
-    format = "table"                     # columns label [start end] of the table: one row per video or per segment
-    [tasks.va]
-    format = "affwild2-va"               # or official annotation files, one per track
-    train = "VA/Train_Set/*.txt"         # a pattern, or a list of them
-    val = "VA/Validation_Set/*.txt"
-
-A bare CSV or a folder of videos is a data set too: ``load_manifest("clips.csv")``. Every problem is reported at once,
-with its place. Unknown keys are errors.
-"""
+"""From a manifest, a table or a folder to a data set. What may stand there: shared/manifest/__init__.py."""
 
 from __future__ import annotations
 
@@ -35,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from shared.collecting import no_collection
-from shared.manifest_files import VIDEO_SUFFIXES, is_frame_folder, is_pattern_below
-from shared.manifest_table import Problems, Segment, Segments
-from shared.manifest_types import Manifest, ManifestError, TaskSource, Video
-from shared.manifest_videos import check_videos, read_videos
+from shared.manifest.files import VIDEO_SUFFIXES, is_frame_folder, is_pattern_below
+from shared.manifest.table import Problems, Segment, Segments
+from shared.manifest.types import Manifest, ManifestError, TaskSource, Video
+from shared.manifest.videos import check_videos, read_videos
 from shared.remote_files import RemoteRoot, is_url, local_path
 
 TABLE_FORMAT = "table"

@@ -20,9 +20,9 @@ import zarr
 from zarr.abc.store import Store
 from zarr.codecs import Crc32cCodec
 
-from shared.cache_direct import ChunkError, find_plain
-from shared.cache_nodes import MEND, METADATA, CacheError, put, put_group, stage
-from shared.cache_seals import SEAL, stream_seal
+from shared.cache.direct import ChunkError, find_plain
+from shared.cache.nodes import MEND, METADATA, CacheError, put, put_group, stage
+from shared.cache.seals import SEAL, stream_seal
 from shared.recipe import Recipe, fingerprint
 
 CHUNK_BYTES = 8 * 2**20

@@ -21,8 +21,8 @@ from zarr.buffer.cpu import Buffer, buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import LocalStore, MemoryStore
 
-from shared.cache_direct import read_file
-from shared.cache_local import remove_folder, sweep, write_file
+from shared.cache.direct import read_file
+from shared.cache.local import remove_folder, sweep, write_file
 
 METADATA = "zarr.json"
 MEND = "find all such places with: python -m extract verify, and extract again with --overwrite damaged"

@@ -10,8 +10,8 @@ import numpy as np
 import zarr
 from zarr.abc.store import Store
 
-from shared.cache_arrays import AXES, FILL, STRING_ARRAYS, checksum, open_array, read_array
-from shared.cache_nodes import (
+from shared.cache.arrays import AXES, FILL, STRING_ARRAYS, checksum, open_array, read_array
+from shared.cache.nodes import (
     Attrs,
     CacheError,
     Damaged,
@@ -20,7 +20,7 @@ from shared.cache_nodes import (
     headless_groups,
     raw_metadata,
 )
-from shared.cache_seals import SEAL, sealed, stream_seal
+from shared.cache.seals import SEAL, sealed, stream_seal
 from shared.recipe import fingerprint
 
 REDO = "it will be redone by the next extract run"

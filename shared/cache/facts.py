@@ -1,6 +1,6 @@
 """What every video of a cache has, in short: enough for a status, a resumed run and a task's index.
 
-The groups of the cache are the truth. ``read_facts`` reads them, one by one; ``shared/cache_index.py`` keeps what it
+The groups of the cache are the truth. ``read_facts`` reads them, one by one; ``shared/cache/index.py`` keeps what it
 found, so that nobody has to do so for a million videos.
 """
 
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from zarr.abc.store import Store
 
-from shared.cache_nodes import Attrs, Damaged, child_groups, get_groups
+from shared.cache.nodes import Attrs, Damaged, child_groups, get_groups
 from shared.recipe import Recipe, fingerprint
 
 T = TypeVar("T")
