@@ -1,6 +1,6 @@
 """The training loop, one plain function: windows in, the best head out.
 
-train/together.py does the same for all folds in one program; this is what it is held against.
+train/fit/together.py does the same for all folds in one program; this is what it is held against.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from shared.names import unknown_name
 from train.checkpoints import load_state
 from train.config import TrainConfig
 from train.data import Features, Windows
-from train.fitting import (
+from train.fit.fitting import (
     EVAL_BATCH,
     Fit,
     Gather,
@@ -35,8 +35,8 @@ from train.fitting import (
     targets_of,
     weights_of,
 )
+from train.fit.noise import Noise, Tape, drawing_from
 from train.heads.standardize import HeadModel
-from train.noise import Noise, Tape, drawing_from
 from train.resident import gather_for
 from train.tasks import Task
 

@@ -14,11 +14,11 @@ from train.checkpoints import load_model, save_model
 from train.config import TrainConfig
 from train.data import Features, Windows
 from train.files import file_sha256, read_json, write_json
-from train.fitting import Fit
-from train.loop import fit
+from train.fit.fitting import Fit
+from train.fit.loop import fit
+from train.fit.together import Member, fit_together
 from train.runs import Run
 from train.tasks import Task
-from train.together import Member, fit_together
 
 Epochs = list[dict[str, float]]
 OnEpoch = Callable[[int, dict[str, float]], None]

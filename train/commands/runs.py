@@ -14,7 +14,7 @@ from shared.cache import CacheError, FeatureCache
 from shared.datasets import cache_of
 from train.audit import audit_folds
 from train.changes import changed_features, changed_labels, changes_since
-from train.command_parts import (
+from train.commands.parts import (
     err,
     explained,
     find_run,
@@ -40,20 +40,20 @@ from train.crossval import (
 from train.data import Features, Windows, build_windows, cached_videos, load_features, read_captions, window_rule
 from train.evaluate import TrackScores, evaluate_frames, predictions_table
 from train.files import damage_in_words, write_bytes, write_json
+from train.fit.loop import pick_device
+from train.fit.way import check_way, pick_way
 from train.heads import head_class, head_config
 from train.inference import choose_videos, score_tracks, streams_of, unlabelled_tracks
 from train.labels import Track
-from train.loop import pick_device
 from train.postprocess import apply_all
 from train.priors import prior_line
 from train.resident import place as place_features
 from train.runs import Run, baseline_run, create_run, resume_run, run_facts
-from train.show import CvDisplay, print_cv, print_evaluation, print_predictions
-from train.show_study import leak_words, print_audit
+from train.show.study import leak_words, print_audit
+from train.show.training import CvDisplay, print_cv, print_evaluation, print_predictions
 from train.summary import summarise
 from train.tasks import Task, task_named
 from train.tracks import LabelReport, permute_labels
-from train.way import check_way, pick_way
 
 BASELINE_HEADS = ("video", "image", "text")
 

@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from shared.annotations import EXPR_NAMES
-from train.submission import (
+from train.submission.dvd import csv_files, read_dvd_templates
+from train.submission.files import (
     FLAT_COLUMNS,
     SubmissionError,
     flat_header,
     read_flat_template,
     read_lines,
 )
-from train.submission_dvd import csv_files, read_dvd_templates
 from train.tasks import Task
 
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?", re.ASCII)

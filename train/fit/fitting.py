@@ -1,4 +1,4 @@
-"""What training a head consists of, whether folds run one after another (train/loop.py) or at once (train/together.py).
+"""What training a head consists of, whether folds run one after another (loop.py) or at once (together.py).
 
 One seed is one result: the weights of a fold, the order of its windows, its dropout and its augmentation in epoch e
 depend on (seed, fold, e) alone.
@@ -20,10 +20,10 @@ from train.checkpoints import build_model, save_state
 from train.config import TrainConfig
 from train.data import Features, Windows
 from train.evaluate import evaluate_windows
+from train.fit.noise import Draws, count_draws, seed_words
+from train.fit.objective import Objective, decoders_for
 from train.heads.standardize import HeadModel
 from train.losses import class_weights
-from train.noise import Draws, count_draws, seed_words
-from train.objective import Objective, decoders_for
 from train.resident import Gather
 from train.tasks import Task
 

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from train.ablate import COLUMNS, cells
 from train.audit import PREDICTORS
-from train.show import SCORE_NAMES, percent, print_table
+from train.show.training import SCORE_NAMES, percent, print_table
 from train.tasks import Task
 
 

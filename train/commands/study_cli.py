@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from train.options import (
+from train.commands.options import (
     Augment,
     Autoencode,
     BatchSize,
@@ -43,7 +43,7 @@ def audit(
     output: Annotated[Path | None, typer.Option(help="Also write the figures here, as JSON.")] = None,
 ) -> None:
     """What folds give away without a model: scores of copies of training labels. Reads labels, no features."""
-    from train import study_commands
+    from train.commands import study as study_commands
 
     settings = {"folds": folds, "num_folds": num_folds, "window_label": window_label, "seed": seed}
     raise typer.Exit(study_commands.audit(dataset, task, settings, cache=cache, root=root, output=output))
@@ -74,7 +74,8 @@ def ablate(
     precision: Precision = "float32",
 ) -> None:
     """The paper's ablations in one table: streams, pairs, other fusions, without augmentation, without autoencoding."""
-    from train import commands, study_commands
+    from train.commands import runs as commands
+    from train.commands import study as study_commands
 
     settings = {
         "loss": loss,

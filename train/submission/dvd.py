@@ -11,7 +11,7 @@ import numpy as np
 from shared.annotations import MAX_FRAMES, is_stray
 from shared.names import name_problem
 from train.evaluate import TrackScores
-from train.submission import SubmissionError, nearest_valid, read_lines, row_values, write_text
+from train.submission.files import SubmissionError, nearest_valid, read_lines, row_values, write_text
 from train.tasks import Task
 
 FRAME_COLUMN, LABEL_COLUMN = "Frame_Number", "Label"

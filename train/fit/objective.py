@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from train.augment import corrupt, mixup
-from train.autoencode import Decoders
 from train.config import TrainConfig
+from train.fit.augment import corrupt, mixup
+from train.fit.autoencode import Decoders
 from train.heads import head_config
 from train.heads.standardize import HeadModel
 from train.losses import loss_for

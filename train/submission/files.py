@@ -1,7 +1,7 @@
 """Submissions: an official template in, one value for every row out, in the order of the template.
 
 VA, EXPR and AU are one flat text file: a header, then `<track>/<number>.jpg,values` with 1-based numbers. DVD is a
-folder of CSVs, see train/submission_dvd.py. What is written is read again and checked by train/submission_check.py.
+folder of CSVs, see train/submission/dvd.py. What is written is read again and checked by train/submission/check.py.
 """
 
 from __future__ import annotations

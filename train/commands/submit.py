@@ -13,19 +13,26 @@ from shared.datasets import cache_of, find_dataset
 from shared.manifest import load_manifest
 from shared.manifest.files import VIDEO_SUFFIXES
 from train.checkpoints import RunError
-from train.command_parts import err, explained, find_run, out, run_settings, tell
+from train.commands.parts import err, explained, find_run, out, run_settings, tell
 from train.data import cached_videos
 from train.evaluate import TrackScores, evaluate_frames
+from train.fit.loop import pick_device
 from train.folds import check_groups
 from train.inference import score_tracks, streams_of
 from train.labels import Track
-from train.loop import pick_device
 from train.oracle import oracle_frames
 from train.postprocess import apply_all, identity
-from train.show import print_oracle, settings_words
-from train.submission import FLAT_COLUMNS, FlatTemplate, SubmissionError, read_flat_template, row_values, write_flat
-from train.submission_check import check_dvd, check_flat
-from train.submission_dvd import DvdTemplate, blank_dvd_template, read_dvd_templates, write_dvd
+from train.show.training import print_oracle, settings_words
+from train.submission.check import check_dvd, check_flat
+from train.submission.dvd import DvdTemplate, blank_dvd_template, read_dvd_templates, write_dvd
+from train.submission.files import (
+    FLAT_COLUMNS,
+    FlatTemplate,
+    SubmissionError,
+    read_flat_template,
+    row_values,
+    write_flat,
+)
 from train.tasks import Task, task_named
 from train.tracks import read_tracks
 

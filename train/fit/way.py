@@ -13,8 +13,8 @@ from shared.names import unknown_name
 from train.checkpoints import build_model
 from train.config import TrainConfig
 from train.data import Features, Windows
+from train.fit.objective import decoders_for
 from train.heads.layers import Gru
-from train.objective import decoders_for
 from train.tasks import Task
 
 WAYS = ("auto", "together", "one-by-one")

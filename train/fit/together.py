@@ -1,4 +1,4 @@
-"""All folds in one program: train/loop.py for several members at once, which know nothing of each other.
+"""All folds in one program: train/fit/loop.py for several members at once, which know nothing of each other.
 
 A member is a fold, or a fold with another seed, learning rate or decay; the shapes are the same. Every member has its
 own windows, order, draws, early stopping and best epoch. The full batches of all run together; the last batch of a
@@ -19,7 +19,7 @@ from torch import Tensor
 from train.checkpoints import load_state
 from train.config import TrainConfig
 from train.data import Features, Windows
-from train.fitting import (
+from train.fit.fitting import (
     Fit,
     Progress,
     draws_of,
@@ -32,9 +32,9 @@ from train.fitting import (
     targets_of,
     weights_of,
 )
-from train.fold_stack import FoldStack
-from train.noise import Draws, Noise
-from train.objective import Objective
+from train.fit.fold_stack import FoldStack
+from train.fit.noise import Draws, Noise
+from train.fit.objective import Objective
 from train.resident import gather_for
 from train.tasks import Task
 
@@ -44,7 +44,7 @@ SHARED_FIELDS = ("head", "head_options", "loss", "batch_size", "class_weights", 
 
 @dataclass(frozen=True, eq=False)
 class Member:
-    """One training among several; the arguments are those of ``train.loop.fit``."""
+    """One training among several; the arguments are those of ``train.fit.loop.fit``."""
 
     config: TrainConfig
     train: np.ndarray
@@ -75,7 +75,7 @@ def fit_together(
     capture: bool = True,
     compiled: bool = False,
 ) -> list[Fit]:
-    """Train all members at once; each ends as `train.loop.fit` alone would end it, up to rounding.
+    """Train all members at once; each ends as `train.fit.loop.fit` alone would end it, up to rounding.
 
     Args:
         task: of all members.
@@ -86,8 +86,8 @@ def fit_together(
         compiled: put the step through ``torch.compile`` first (a minute or so for each number of members).
 
     Raises:
-        ValueError: members that cannot share a program; otherwise as `train.loop.fit`.
-        RunError: as `train.loop.fit`.
+        ValueError: members that cannot share a program; otherwise as `train.fit.loop.fit`.
+        RunError: as `train.fit.loop.fit`.
     """
     check_members(members)
     folds = [_new_fold(task, member, features, windows, device) for member in members]
