@@ -40,7 +40,7 @@ from shared.label_formats import read_labels
 from shared.manifest import load_manifest
 from shared.windows import WindowSpec
 from train.checkpoints import build_model, save_model
-from train.command_parts import completed
+from train.commands.parts import completed
 from train.config import TrainConfig
 from train.crossval import assign_folds
 from train.data import cached_videos, load_features

@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 
 from shared.cache import FeatureCache, VideoInfo
-from shared.cache_facts import Facts, VideoFacts
+from shared.cache.facts import Facts, VideoFacts
 from shared.recipe import fingerprint
 from shared.windows import WindowSpec
 

@@ -40,13 +40,13 @@ from shared.cache import FeatureCache, VideoInfo
 from shared.windows import WindowSpec
 from train.config import TrainConfig
 from train.data import Features, Windows, build_windows, load_features
-from train.fitting import new_objective, targets_of
+from train.fit.fitting import new_objective, targets_of
+from train.fit.loop import fit
+from train.fit.together import Member, fit_together
 from train.heads.layers import written_out
 from train.labels import Track
-from train.loop import fit
 from train.resident import gather_for, place
 from train.tasks import TASKS
-from train.together import Member, fit_together
 
 SPEC = WindowSpec()
 SCALES = {"quick": (60, 3, 16), "default": (2_000, 22, 768), "affwild2": (52_000, 564, 768)}  # windows, videos, D

@@ -17,7 +17,7 @@ import numpy as np
 from extract.decode.ahead import Job
 from extract.encoders.contract import Rows, TimelineEncoder, WindowEncoder, join_rows
 from shared.cache import CacheError, FeatureCache, VideoInfo
-from shared.cache_arrays import StreamWriter
+from shared.cache.arrays import StreamWriter
 from shared.recipe import Recipe
 
 MAX_WAITING_WRITES = 64

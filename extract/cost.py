@@ -2,7 +2,7 @@
 
 Frame counts come from the cache where a video is in it already, else from the container or the names of a frame folder,
 else from duration times frame rate, which is an estimate. From them everything else is arithmetic: ``WindowSpec.plan``
-gives windows and unique frames, the layout of the cache (shared/cache.py) its bytes.
+gives windows and unique frames, the layout of the cache (shared/cache/__init__.py) its bytes.
 
 Axes: F frames, N windows, T samples of a window, U unique frames, D feature size.
 """

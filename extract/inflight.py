@@ -29,7 +29,7 @@ from extract.assemble import CacheWriteError
 from extract.decode.events import Job
 from extract.jobs import Watcher
 from extract.systemic import SystemicFailure
-from shared.cache_folder import refuse_link
+from shared.cache.folder import refuse_link
 from shared.ledger import Failure
 
 try:

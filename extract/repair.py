@@ -14,7 +14,7 @@ from extract.decode.events import Job
 from extract.jobs import DAMAGED, NEXT, TEXT, Summary, has_changed
 from extract.retrying import DecoderCheck, passed_over
 from shared.cache import FeatureCache
-from shared.cache_verify import REDO, damaged_part
+from shared.cache.verify import REDO, damaged_part
 from shared.ledger import FailureLedger
 from shared.manifest import Manifest
 from shared.recipe import fingerprint

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from extract.video import UnreadableFile, VideoError, open_video, source_stamp
-from shared.cache_folder import Folder
+from shared.cache.folder import Folder
 from shared.manifest import Manifest, Video
 
 THREADS = 8

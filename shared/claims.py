@@ -29,7 +29,7 @@ from typing import Any
 
 from filelock import lock_descriptor
 
-from shared.cache_folder import refuse_link
+from shared.cache.folder import refuse_link
 
 ENDING = ".claims"
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)

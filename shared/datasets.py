@@ -7,7 +7,7 @@ import os
 from pathlib import Path, PurePosixPath
 
 from shared.manifest import ManifestError, dataset_name_problem, name_from, read_toml
-from shared.manifest_files import VIDEO_SUFFIXES, is_frame_folder
+from shared.manifest.files import VIDEO_SUFFIXES, is_frame_folder
 from shared.names import unknown_name
 from shared.remote_files import is_url, local_path
 

@@ -25,9 +25,9 @@ from shared.terminal import harmless
 from shared.windows import WindowSpec
 from train.evaluate import TrackScores
 from train.labels import Track
-from train.submission import SubmissionError, read_flat_template
-from train.submission_check import check_dvd
-from train.submission_dvd import read_dvd_templates, write_dvd
+from train.submission.check import check_dvd
+from train.submission.dvd import read_dvd_templates, write_dvd
+from train.submission.files import SubmissionError, read_flat_template
 from train.tasks import TASKS
 
 ESCAPE, BIDI = "\x1b]0;owned\x07\x1b[2J", "\u202egpj.exe"
@@ -269,7 +269,7 @@ def test_locations_of_a_template_are_text_only(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["../x", "a/b", "..", "a\nb", "CON"])
 def test_a_submission_is_written_into_its_folder_only(name: str, tmp_path: Path) -> None:
     """Names of a cache that somebody else made."""
-    from train.submission_dvd import blank_dvd_template
+    from train.submission.dvd import blank_dvd_template
 
     scores = TrackScores(Track(name, name, name, None, None, np.zeros((3, 1), np.float32), "x"), np.zeros((3, 1)), 0)
     with pytest.raises(ValueError, match="cannot be the name of a file"):
@@ -309,7 +309,7 @@ def test_nothing_drives_the_terminal() -> None:
 def test_both_command_lines_print_through_it(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
     from importlib import import_module
 
-    module = import_module({"extract": "extract.commands.parts", "train": "train.command_parts"}[stage])
+    module = import_module({"extract": "extract.commands.parts", "train": "train.commands.parts"}[stage])
     for console in (module.out, module.err):
         console.print(f"a{ESCAPE}")
     printed = capsys.readouterr()

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from train.options import (
+from train.commands.options import (
     Augment,
     Autoencode,
     BatchSize,
@@ -29,7 +29,7 @@ from train.options import (
     TaskName,
     WindowLabel,
 )
-from train.study_cli import ablate, audit
+from train.commands.study_cli import ablate, audit
 
 app = typer.Typer(
     name="crossgru-train",
@@ -90,7 +90,7 @@ def cv(
     precision: Precision = "float32",
 ) -> None:
     """Cross-validate a head: the paper's table, official frame-level scores, a report page."""
-    from train import commands
+    from train.commands import runs as commands
 
     options = commands.head_options(head_option or [])
     if hidden is not None:
@@ -148,7 +148,7 @@ def predict(
     device: Device = "auto",
 ) -> None:
     """Score the videos of a cache with a trained run: mean over the heads of its folds, per frame."""
-    from train import commands
+    from train.commands import runs as commands
 
     raise typer.Exit(
         commands.predict(
@@ -176,7 +176,7 @@ def evaluate(
     device: Device = "auto",
 ) -> None:
     """Score a trained run on the labels of a data set it was not trained on."""
-    from train import commands
+    from train.commands import runs as commands
 
     raise typer.Exit(commands.evaluate(dataset, run=run, task=task, cache=cache, root=root, runs=runs, device=device))
 
@@ -184,7 +184,7 @@ def evaluate(
 @app.command()
 def report(run: OneRun = None, runs: Runs = Path("runs")) -> None:
     """Write report.html of a run again."""
-    from train import commands
+    from train.commands import runs as commands
 
     raise typer.Exit(commands.report(run=run, runs=runs))
 
@@ -213,7 +213,7 @@ def submit(
     device: Device = "auto",
 ) -> None:
     """Write a challenge submission in the order of the organisers' template, and check it."""
-    from train import submit_commands
+    from train.commands import submit as submit_commands
 
     raise typer.Exit(
         submit_commands.submit(
@@ -244,7 +244,7 @@ def validate_submission(
 
     Exit status: 0 valid, 1 a violation, 2 it could not be checked (for example, the template is none).
     """
-    from train import submit_commands
+    from train.commands import submit as submit_commands
 
     raise typer.Exit(
         submit_commands.validate_submission(submission, task=task, template=template, label_column=label_column)
@@ -262,7 +262,7 @@ def oracle(
     root: Root = None,
 ) -> None:
     """What one label per window can reach at best: true window means as the prediction. Needs labels only."""
-    from train import submit_commands
+    from train.commands import submit as submit_commands
 
     raise typer.Exit(
         submit_commands.oracle(dataset, task=task, cache=cache, root=root, size=size, stride=stride, split=split)

@@ -18,7 +18,7 @@ FOLD_KINDS = ("group", "official", "column", RANDOM_WINDOWS)
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What training does to standardised features; the formulas are in docs/heads.md, the code in train/augment.py.
+    """What training does to standardised features; the formulas are in docs/heads.md, the code in train/fit/augment.py.
 
     Attributes:
         noise: deviation of Gaussian noise, in deviations of the feature.
@@ -76,7 +76,7 @@ class TrainConfig:
         val_fraction: share of each fold's training groups that chooses the epoch; the test fold never does.
         class_weights: weigh the classes of a binary task by inverse frequency.
         augment: what training does to features; off by default.
-        autoencode: weight of the reconstruction term, see train/autoencode.py; 0 is off.
+        autoencode: weight of the reconstruction term, see train/fit/autoencode.py; 0 is off.
         precision: of matrix products in training, "float32" or "bfloat16"; weights are float32 always.
         seed: one seed, one result.
     """

@@ -16,6 +16,8 @@ from train.evaluate import (
     evaluate_windows,
     tracks_to_frames,
 )
+from train.fit.loop import predict
+from train.fit.train_folds import Epochs, OnEpoch, Split, train_one_by_one, train_together
 from train.folds import (
     SCATTERED,
     TESTED_SPLITS,
@@ -29,13 +31,11 @@ from train.folds import (
     random_folds,
 )
 from train.labels import Track
-from train.loop import predict
 from train.postprocess import PostProcess, apply_all, combine, tune
 from train.priors import class_prior
 from train.runs import Run
 from train.tasks import Task
 from train.tracks import LeftOut
-from train.train_folds import Epochs, OnEpoch, Split, train_one_by_one, train_together
 
 
 @dataclass

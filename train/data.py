@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from shared.cache import CacheError, FeatureCache
-from shared.cache_bulk import StoredStream
+from shared.cache.bulk import StoredStream
 from shared.recipe import diff_recipes, fingerprint
 from shared.windows import WindowPlan
 from train.labels import Track

@@ -13,9 +13,9 @@ from shared.windows import WindowSpec
 from train.checkpoints import RunError
 from train.data import build_windows, load_features
 from train.evaluate import TrackScores, tracks_to_frames
+from train.fit.loop import predict
 from train.heads import head_class
 from train.labels import Track
-from train.loop import predict
 from train.runs import Run
 from train.tasks import Task
 

@@ -26,7 +26,7 @@ from train.evaluate import label_columns, score_columns
 from train.files import read_json, write_text
 from train.folds import SCATTERED
 from train.runs import Run
-from train.show import SCORE_NAMES, baseline_name, percent, settings_words
+from train.show.training import SCORE_NAMES, baseline_name, percent, settings_words
 from train.tasks import Task
 
 NUM_TRACKS = 4

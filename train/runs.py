@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from shared.cache import FeatureCache
-from shared.cache_types import truncated_words
+from shared.cache.types import truncated_words
 from shared.manifest import Manifest
 from shared.recipe import diff_recipes, fingerprint
 from train.checkpoints import load_model

@@ -12,7 +12,7 @@ from itertools import islice
 from extract.commands.parts import err, explained, load, out
 from extract.jobs import DAMAGED, NEXT, TEXT
 from shared.cache import CacheError, FeatureCache
-from shared.cache_verify import REDO, damaged_part
+from shared.cache.verify import REDO, damaged_part
 from shared.claims import open_claims
 from shared.datasets import cache_of
 from shared.ledger import FailureLedger

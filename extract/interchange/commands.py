@@ -234,7 +234,7 @@ def _manifest_videos(dataset: str | None, root: str | None, url: str) -> Sequenc
 
 def _open_or_none(url: str) -> FeatureCache | None:
     """The cache, or None if there is none yet; one that is damaged is an error here."""
-    from shared.cache_open import open_root
+    from shared.cache.opening import open_root
 
     root = open_root(url, "r")
     return None if root is None or not root.attrs else FeatureCache.open(url)

@@ -18,9 +18,9 @@ from extract.interchange.hdf5_layout import FORMAT, FORMAT_VERSION, VIDEOS, enco
 from extract.interchange.selection import Selection, check_room, full_disk_explained, read_whole, stream_arrays
 from extract.interchange.whole_output import whole_output
 from shared.cache import CacheError, FeatureCache, StreamData
-from shared.cache_arrays import checksum
-from shared.cache_seals import SEAL, sealed, stream_seal, video_seal
-from shared.cache_verify import attributes_digest
+from shared.cache.arrays import checksum
+from shared.cache.seals import SEAL, sealed, stream_seal, video_seal
+from shared.cache.verify import attributes_digest
 from shared.recipe import fingerprint
 from shared.windows import WindowPlan
 

@@ -1,6 +1,6 @@
 """An HDF5 file of ``extract export`` -> a cache that holds the same, array for array and attribute for attribute.
 
-Every array is compared with its sha256 before it is written. Axes: as in shared/cache.py.
+Every array is compared with its sha256 before it is written. Axes: as in shared/cache/__init__.py.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from extract.interchange.hdf5_reading import (
 from extract.interchange.video_facts import facts_problem
 from extract.interchange.writing import whole_stream
 from shared.cache import FeatureCache, RecipeMismatch, VideoInfo
-from shared.cache_arrays import STRING_ARRAYS, checksum
-from shared.cache_seals import SEAL, sealed, stream_seal, video_seal
-from shared.cache_verify import attributes_digest
+from shared.cache.arrays import STRING_ARRAYS, checksum
+from shared.cache.seals import SEAL, sealed, stream_seal, video_seal
+from shared.cache.verify import attributes_digest
 from shared.names import name_key, name_problem, unknown_name
 from shared.recipe import fingerprint
 from shared.windows import WindowSpec

@@ -13,7 +13,7 @@ from pathlib import Path
 from extract.interchange.whole_output import OutputError
 from extract.recaption import NEXT
 from shared.cache import CacheError, FeatureCache, StreamData
-from shared.cache_arrays import checksum
+from shared.cache.arrays import checksum
 from shared.names import unknown_name
 
 SHOWN = 5

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from shared.cache import CacheError, FeatureCache
-from shared.cache_arrays import StreamWriter
+from shared.cache.arrays import StreamWriter
 from shared.claims import open_claims
 from shared.recipe import Recipe
 

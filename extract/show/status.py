@@ -11,7 +11,7 @@ from rich.table import Table
 
 from extract.recaption import NEXT
 from shared.cache import FeatureCache
-from shared.cache_types import truncated_words
+from shared.cache.types import truncated_words
 from shared.ledger import Failure
 from shared.manifest import Manifest
 from shared.recipe import Recipe

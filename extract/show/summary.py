@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from extract.jobs import Summary
-from shared.cache_types import truncated_words
+from shared.cache.types import truncated_words
 from shared.ledger import FailureLedger
 
 

@@ -253,7 +253,7 @@ def test_a_full_disk_is_one_message_and_status_two(tiny: Cli, videos: Path, monk
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("shared.cache_arrays.StreamWriter.append", full)
+        patch.setattr("shared.cache.arrays.StreamWriter.append", full)
         result = tiny("clips")
     assert result.exit_code == 2
     assert "error: the cache caches/clips.zarr cannot be written: No space left on device" in result.output

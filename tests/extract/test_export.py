@@ -22,7 +22,7 @@ from extract.interchange.export_hdf5 import export_hdf5
 from extract.interchange.selection import select
 from extract.interchange.whole_output import OutputError, whole_output
 from shared.cache import CacheError, FeatureCache
-from shared.cache_arrays import checksum
+from shared.cache.arrays import checksum
 from shared.windows import WindowSpec
 from tests.extract.interchange import ODD, SPEC, VIDEOS, call, make_cache, refused
 from tests.extract.support import REPO

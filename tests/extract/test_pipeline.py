@@ -14,7 +14,7 @@ from extract.assemble import CacheWriteError, WriteThread
 from extract.pipeline import Watcher
 from extract.systemic import SYSTEMIC_FAILURES, SystemicFailure
 from shared.cache import FeatureCache, RecipeMismatch
-from shared.cache_arrays import StreamWriter
+from shared.cache.arrays import StreamWriter
 from shared.ledger import FailureLedger
 from tests.extract.support import (
     SPEC,
@@ -66,7 +66,7 @@ def test_a_run_caches_what_the_plan_asks_for(workers: int, url: Path, monkeypatc
 
 def test_the_cache_does_not_depend_on_workers_batches_or_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install_fake_videos(monkeypatch, VIDEOS)
-    monkeypatch.setattr("shared.cache_arrays.CHUNK_BYTES", 64)  # many chunks, as of long videos
+    monkeypatch.setattr("shared.cache.arrays.CHUNK_BYTES", 64)  # many chunks, as of long videos
     run_fake(VIDEOS, tmp_path / "a.zarr", fake_encoders(), workers=1)
     other = fake_encoders(image={"batch_size": 7}, video={"frame_batch": 3, "window_batch": 5})
     run_fake(VIDEOS[::-1], tmp_path / "b.zarr", other, workers=4, max_queue_bytes=1)
@@ -233,7 +233,7 @@ def test_an_interrupted_run_resumes_to_the_same_cache(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install_fake_videos(monkeypatch, VIDEOS)
-    monkeypatch.setattr("shared.cache_arrays.CHUNK_BYTES", 64)
+    monkeypatch.setattr("shared.cache.arrays.CHUNK_BYTES", 64)
     run_fake(VIDEOS, tmp_path / "whole.zarr", fake_encoders())
     rng, url = np.random.default_rng(seed), tmp_path / "stopped.zarr"
     for _ in range(4):

@@ -68,7 +68,7 @@ def info() -> VideoInfo:
 
 def begin(cache: FeatureCache, stream: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A stream with chunks on disk already, as long videos have before they end."""
-    monkeypatch.setattr("shared.cache_arrays.CHUNK_BYTES", 8)
+    monkeypatch.setattr("shared.cache.arrays.CHUNK_BYTES", 8)
     writer = cache.writer("a", stream, kind="timeline", recipe=RECIPE)
     writer.append(np.arange(24.0).reshape(12, 2), np.arange(12))
     return writer

@@ -17,8 +17,8 @@ from typer.testing import Result
 
 from extract.caption_files import CaptionFileError, CaptionRow, Captions, read_captions, write_captions
 from extract.recaption import NEXT, WHOLE, captioned_frames, check_captions, recaption
-from shared import cache_nodes
 from shared.cache import CacheError, FeatureCache, VideoInfo
+from shared.cache import nodes as cache_nodes
 from shared.claims import open_claims
 from shared.windows import WindowSpec
 from tests.extract.support import cache_contents, write_video

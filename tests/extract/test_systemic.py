@@ -207,7 +207,7 @@ def test_a_codec_that_nobody_knows(cli: Cli, clips: Path) -> None:
 
 
 def test_a_full_disk_wherever_the_store_notices_it(cli: Cli, clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from shared import cache_local
+    from shared.cache import local as cache_local
 
     def full(path: str, value: bytes, exclusive: bool) -> None:
         if path.endswith(suffix):

@@ -14,10 +14,10 @@ import pytest
 import zarr
 from zarr.storage import LocalStore
 
-import shared.cache_arrays
-from shared import cache_nodes
+import shared.cache.arrays
 from shared.cache import CacheError, FeatureCache, RecipeMismatch, StreamData, VideoInfo
-from shared.cache_local import sweep, write_file
+from shared.cache import nodes as cache_nodes
+from shared.cache.local import sweep, write_file
 from shared.windows import WindowSpec
 
 SPEC = WindowSpec(8, 4, {"video": 4, "image": 4, "text": 2})
@@ -212,7 +212,7 @@ def test_unsafe_ids_are_refused(path: Path, cache: FeatureCache, name: str) -> N
 
 
 def test_layout_does_not_depend_on_how_rows_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared.cache_arrays, "CHUNK_BYTES", 10 * 2 * 6)  # 10 rows of a timeline
+    monkeypatch.setattr(shared.cache.arrays, "CHUNK_BYTES", 10 * 2 * 6)  # 10 rows of a timeline
     rng = np.random.default_rng(0)
     for total in (0, 1, 9, 10, 11, 20, 21, 47):
         features, frames = rng.standard_normal((total, 6)), np.arange(total) * 3
@@ -714,7 +714,7 @@ def test_lost_and_truncated_chunks(full: FeatureCache, path: Path, array: str, k
 
 
 def test_one_lost_chunk_of_several(cache: FeatureCache, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared.cache_arrays, "CHUNK_BYTES", 2 * 2 * 6)
+    monkeypatch.setattr(shared.cache.arrays, "CHUNK_BYTES", 2 * 2 * 6)
     write_video(cache, "a")
     files = chunk_files(path / "videos/a/image/features")
     assert len(files) > 3
@@ -861,7 +861,7 @@ def test_a_file_swept_while_it_was_written_is_written_again(tmp_path: Path, monk
             sweep(str(tmp_path))
         replace(source, target)
 
-    monkeypatch.setattr("shared.cache_local.os.replace", swept_once)
+    monkeypatch.setattr("shared.cache.local.os.replace", swept_once)
     write_file(str(tmp_path / "zarr.json"), b"whole")
     assert (tmp_path / "zarr.json").read_bytes() == b"whole"
     assert len(calls) == 2

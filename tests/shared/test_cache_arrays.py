@@ -10,10 +10,10 @@ import pytest
 import zarr
 from zarr.storage import LocalStore
 
-from shared import cache_nodes
-from shared.cache_arrays import make_array, read_array, whole_arrays
-from shared.cache_local import write_file
-from shared.cache_nodes import METADATA, put, put_group, stage
+from shared.cache import nodes as cache_nodes
+from shared.cache.arrays import make_array, read_array, whole_arrays
+from shared.cache.local import write_file
+from shared.cache.nodes import METADATA, put, put_group, stage
 
 RNG = np.random.default_rng(0)
 ARRAYS = {

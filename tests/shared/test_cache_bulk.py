@@ -9,9 +9,9 @@ import pytest
 import zarr
 from zarr.storage import LocalStore
 
-import shared.cache_arrays
+import shared.cache.arrays
 from shared.cache import CacheError, FeatureCache, VideoInfo
-from shared.cache_direct import ChunkError, find_plain
+from shared.cache.direct import ChunkError, find_plain
 from shared.windows import WindowSpec
 
 SPEC = WindowSpec(size=8, stride=4, samples={"video": 4, "image": 4})
@@ -45,7 +45,7 @@ def test_bulk_equals_zarr_for_one_and_for_many_chunks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int | None, stream: str
 ) -> None:
     if chunk_bytes:
-        monkeypatch.setattr(shared.cache_arrays, "CHUNK_BYTES", chunk_bytes)
+        monkeypatch.setattr(shared.cache.arrays, "CHUNK_BYTES", chunk_bytes)
     cache = write(tmp_path / "c.zarr")
     expected = np.asarray(zarr.open_array(tmp_path / f"c.zarr/videos/a/{stream}/features", mode="r")[...])
     assert find_plain(LocalStore(tmp_path / "c.zarr"), f"videos/a/{stream}/features") is not None
@@ -66,8 +66,8 @@ def test_a_chunk_that_comes_in_parts_is_put_together(tmp_path: Path, monkeypatch
         data, tail = buffers
         return preadv(file, [data[:16]] if len(data) > 16 else [data, tail], at)
 
-    monkeypatch.setattr("shared.cache_direct.os.preadv", in_parts)
-    monkeypatch.setattr("shared.cache_bulk.read_array", None)  # no way around
+    monkeypatch.setattr("shared.cache.direct.os.preadv", in_parts)
+    monkeypatch.setattr("shared.cache.bulk.read_array", None)  # no way around
     np.testing.assert_array_equal(read(cache, "video"), expected)
 
 

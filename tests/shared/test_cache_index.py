@@ -13,10 +13,11 @@ import fsspec
 import numpy as np
 import pytest
 
-from shared import cache_index, cache_survey
 from shared.cache import CacheError, FeatureCache, VideoInfo
-from shared.cache_facts import Facts, read_facts
-from shared.cache_nodes import child_names
+from shared.cache import index as cache_index
+from shared.cache import survey as cache_survey
+from shared.cache.facts import Facts, read_facts
+from shared.cache.nodes import child_names
 from shared.windows import WindowSpec
 
 SPEC = WindowSpec(8, 4, {"image": 2, "text": 2})
@@ -27,7 +28,7 @@ RECIPES: dict[str, dict[str, Any]] = {s: {"encoder": s, "seed": 0} for s in ("im
 def _small_caches_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache_survey, "READ_ALL_LOCAL", 0)
     monkeypatch.setattr(cache_survey, "READ_ALL_REMOTE", 0)
-    monkeypatch.setattr("shared.cache_read.READ_ALL_LOCAL", 0)
+    monkeypatch.setattr("shared.cache.reading.READ_ALL_LOCAL", 0)
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -410,7 +411,7 @@ def test_an_announcement_in_the_middle_of_a_fold_is_not_lost(
                 reader.index.fold(found, truth(reader))
             return real_write(file, value)
 
-        monkeypatch.setattr("shared.cache_folder.os.write", late)
+        monkeypatch.setattr("shared.cache.folder.os.write", late)
         cache.index.begin("a")
     else:
         act_before("retire" if moment == "before it is moved" else "delete")

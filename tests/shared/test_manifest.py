@@ -394,7 +394,7 @@ def test_find_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touch(tmp_path, "data_manifests/mine.toml", "clip.mp4")
     assert find_dataset("clip.mp4") == Path("clip.mp4")
     assert find_dataset("mine") == Path("data_manifests/mine.toml")
-    assert find_dataset("affwild2").parent == Path(shared.manifest.__file__).resolve().parent.parent / "data_manifests"
+    assert find_dataset("affwild2").parent == Path(shared.manifest.__file__).resolve().parents[2] / "data_manifests"
     with pytest.raises(FileNotFoundError, match=r"unknown data set 'afwild2'; did you mean 'affwild2'\?"):
         find_dataset("afwild2")
     with pytest.raises(FileNotFoundError, match=r"'qqqqq' \(known: .*mine.*\)\nGive one of these names, a manifest"):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from shared.cache import FeatureCache
-from shared.cache_bulk import find_stored
+from shared.cache.bulk import find_stored
 from tests.extract.interchange import VIDEOS, make_cache
 
 xarray = pytest.importorskip("xarray")

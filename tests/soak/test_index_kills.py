@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from shared import cache_survey
 from shared.cache import FeatureCache
-from shared.cache_facts import read_facts
-from shared.cache_nodes import child_names
+from shared.cache import survey as cache_survey
+from shared.cache.facts import read_facts
+from shared.cache.nodes import child_names
 from shared.windows import WindowSpec
 from tests.soak.conftest import Soak
 

@@ -22,8 +22,8 @@ import numpy as np
 import pytest
 import zarr
 
-from shared import cache_survey
 from shared.cache import CacheError, FeatureCache, VideoInfo
+from shared.cache import survey as cache_survey
 from shared.claim_leases import LeaseClaims
 from shared.ledger import Failure, FailureLedger
 from shared.windows import WindowSpec

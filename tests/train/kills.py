@@ -121,7 +121,7 @@ def _history(file: Path) -> Any:
 def _serve() -> None:
     import torch
 
-    import train.commands
+    import train.commands.runs
     import train.report  # noqa: F401
     from train.__main__ import app
 

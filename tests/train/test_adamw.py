@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from train.adamw import StackedAdamW
+from train.fit.adamw import StackedAdamW
 
 RATES, DECAYS = (1e-2, 3e-4, 1e-1), (1e-2, 0.0, 0.3)
 

@@ -20,10 +20,10 @@ from sklearn.metrics import f1_score
 from typer.testing import CliRunner
 
 from shared.cache import FeatureCache
-from shared.cache_verify import attributes_digest
+from shared.cache.verify import attributes_digest
 from train.__main__ import app
 from train.config import TrainConfig
-from train.show import percent
+from train.show.training import percent
 
 QUICK = ["--hidden", "8", "--epochs", "4", "--learning-rate", "0.02", "--batch-size", "16"]
 COMMANDS = ["cv", "predict", "evaluate", "report", "submit", "validate-submission", "oracle", "audit", "ablate"]
@@ -476,7 +476,7 @@ def test_help_imports_nothing_heavy(command: list[str]) -> None:
 
 def test_training_imports_no_encoder_and_no_decoder() -> None:
     code = (
-        "import sys, train.commands, train.report\n"
+        "import sys, train.commands.runs, train.report\n"
         "print({'jax', 'open_clip', 'torchvision', 'transformers', 'av', 'extract'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -484,7 +484,7 @@ def test_training_imports_no_encoder_and_no_decoder() -> None:
 
 
 def test_an_interrupt_says_how_to_go_on(manifest, cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from train import show
+    from train.show import training as show
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -498,7 +498,7 @@ def test_an_interrupt_says_how_to_go_on(manifest, cache, tmp_path: Path, monkeyp
 
 @pytest.mark.parametrize("at_once", [True, False])
 def test_the_bar_is_full_at_the_end_whenever_folds_stop(at_once: bool) -> None:
-    from train.show import CvDisplay
+    from train.show.training import CvDisplay
 
     scores = {
         0: [0.1, 0.5, 0.4, 0.3],

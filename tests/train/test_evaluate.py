@@ -17,7 +17,7 @@ from train.evaluate import (
     tracks_to_frames,
 )
 from train.labels import Track
-from train.show import percent
+from train.show.training import percent
 from train.tasks import TASKS
 
 

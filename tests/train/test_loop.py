@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from train.config import TrainConfig
-from train.loop import Fit, fit, output_scores, pick_device, predict
+from train.fit.loop import Fit, fit, output_scores, pick_device, predict
 from train.tasks import TASKS
 
 CONFIG = TrainConfig(head_options={"hidden": 8, "mlp": 8}, learning_rate=0.01, max_epochs=5, patience=5)

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from train import noise as noise_module
 from train.config import Augmentation, TrainConfig
-from train.fitting import epoch_shares
-from train.noise import Draws, Noise, Tape, beta_share, count_draws, drawing_from, normal, seed_words, uniform
+from train.fit import noise as noise_module
+from train.fit.fitting import epoch_shares
+from train.fit.noise import Draws, Noise, Tape, beta_share, count_draws, drawing_from, normal, seed_words, uniform
 
 DRAWS = Draws(100, 50)
 

@@ -23,8 +23,8 @@ from train.metrics import va_scores
 from train.oracle import oracle_frames
 from train.postprocess import PostProcess, apply_all, smooth
 from train.priors import prior_line
-from train.submission import nearest_valid, read_flat_template, row_values, write_flat
-from train.submission_check import check_flat
+from train.submission.check import check_flat
+from train.submission.files import nearest_valid, read_flat_template, row_values, write_flat
 from train.summary import summarise
 from train.tasks import TASKS
 from train.tracks import read_tracks
@@ -224,8 +224,9 @@ def test_pitfall_13_no_pickle_and_no_rewriting_of_everything(made, clips, tmp_pa
     """Float16 arrays per video in a cache that is added to; adding a video leaves the files of the others alone."""
     pickles = {"pickle", "joblib", "cloudpickle", "dill", "shelve"}
     # These talk to each other, over a pipe from a run to the decoder that it started; nothing of it is stored.
-    own_pipe = {"decode_child.py", "decoders.py", "systemic.py"}
-    found = {file.name for file, tree in sources("extract", "shared", "train") if imported(tree) & pickles}
+    own_pipe = {"extract/decode/child.py", "extract/decode/decoders.py", "extract/systemic.py"}
+    trees = sources("extract", "shared", "train")
+    found = {file.relative_to(REPO).as_posix() for file, tree in trees if imported(tree) & pickles}
     assert found <= own_pipe
     made.write_cache(tmp_path / "c.zarr", clips[:2])
     before = {f: f.stat().st_mtime_ns for f in (tmp_path / "c.zarr").rglob("*") if f.is_file()}

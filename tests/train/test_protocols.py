@@ -245,7 +245,7 @@ def test_the_oracle_refuses_twins_in_two_splits(made, clips, tmp_path: Path) -> 
 
 
 def test_a_run_is_read_with_its_own_settings(runs) -> None:
-    from train.command_parts import run_settings
+    from train.commands.parts import run_settings
 
     for task in TASKS:
         settings = run_settings(open_run(getattr(runs, task)))

@@ -18,7 +18,7 @@ from train.labels import Track
 from train.postprocess import apply_all, tune
 from train.report import write_report
 from train.runs import Run, create_run
-from train.show import percent
+from train.show.training import percent
 from train.summary import summarise
 from train.tasks import TASKS
 

@@ -12,7 +12,7 @@ import torch
 from train.checkpoints import RunError, build_model, load_model, save_model
 from train.config import TrainConfig
 from train.files import read_json, write_json
-from train.loop import fit
+from train.fit.loop import fit
 from train.run_checks import CONFIG_TYPES
 from train.runs import (
     FORMAT_VERSION,

@@ -8,9 +8,16 @@ import pytest
 from shared.annotations import AU_NAMES, EXPR_NAMES
 from train.evaluate import TrackScores
 from train.labels import Track
-from train.submission import SubmissionError, nearest_valid, read_flat_template, row_values, write_flat, write_text
-from train.submission_check import check_dvd, check_flat
-from train.submission_dvd import blank_dvd_template, read_dvd_templates, write_dvd
+from train.submission.check import check_dvd, check_flat
+from train.submission.dvd import blank_dvd_template, read_dvd_templates, write_dvd
+from train.submission.files import (
+    SubmissionError,
+    nearest_valid,
+    read_flat_template,
+    row_values,
+    write_flat,
+    write_text,
+)
 from train.tasks import TASKS
 
 HEADERS = {

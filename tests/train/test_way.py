@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from train.config import TrainConfig
-from train.way import check_way, pick_way
+from train.fit.way import check_way, pick_way
 
 SMALL = TrainConfig(head_options={"hidden": 8, "mlp": 8})
 

@@ -1,0 +1,190 @@
+"""From a manifest, a table or a folder to a data set. What may stand there: shared/manifest/__init__.py."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from shared.collecting import no_collection
+from shared.manifest.files import VIDEO_SUFFIXES, is_frame_folder, is_pattern_below
+from shared.manifest.table import Problems, Segment, Segments
+from shared.manifest.types import Manifest, ManifestError, TaskSource, Video
+from shared.manifest.videos import check_videos, read_videos
+from shared.remote_files import RemoteRoot, is_url, local_path
+
+TABLE_FORMAT = "table"
+
+
+@no_collection()
+def load_manifest(source: str | Path, root: str | Path | None = None, *, cached: Collection[str] = ()) -> Manifest:
+    """Read and validate a data set.
+
+    Args:
+        source: a TOML manifest, a CSV table of videos, a folder of videos or one video file; or a URL of the last two.
+        root: overrides the manifest's root; a folder or a URL.
+        cached: paths below the root of videos that are extracted already; they need not exist on this machine.
+
+    Raises:
+        ManifestError: lists every problem with its place.
+        FileNotFoundError: ``source`` itself does not exist.
+    """
+    if is_url(str(source)):
+        return _load_url(str(source), root, cached)
+    source = Path(source)
+    if not source.exists():
+        raise FileNotFoundError(f"no manifest, table or video folder at {source}")
+    if source.is_dir():
+        name = name_from(source.resolve().name)
+        if is_frame_folder(source):
+            parent = source.resolve().parent
+            return _build(source, {"name": name, "videos": {}}, root or parent, cached, [source.resolve().name])
+        return _build(source, {"name": name, "videos": {"glob": ["**/*"]}}, root or source, cached)
+    if source.suffix.lower() == ".csv":
+        raw: dict[str, Any] = {"name": name_from(source.stem), "videos": {"table": source.name}}
+        return _build(source, raw, root or source.parent, cached)
+    if source.suffix.lower() in VIDEO_SUFFIXES:
+        raw = {"name": name_from(source.stem), "videos": {}}
+        return _build(source, raw, root or source.parent, cached, [source.name])
+    return _build(source, read_toml(source), root, cached)
+
+
+def _load_url(url: str, root: str | Path | None, cached: Collection[str]) -> Manifest:
+    if (path := local_path(url)) is not None:
+        return load_manifest(path, root, cached=cached)
+    url = url.rstrip("/")
+    folder, _, name = url.rpartition("/")
+    suffix = Path(name).suffix.lower()
+    if suffix in (".toml", ".csv"):
+        raise ManifestError(name, ["manifests and tables are read from disks, and may name a URL; copy it"])
+    if suffix in VIDEO_SUFFIXES:
+        return _build(Path(name), {"name": name_from(Path(name).stem), "videos": {}}, root or folder, cached, [name])
+    return _build(Path(name), {"name": name_from(name), "videos": {"glob": ["**/*"]}}, root or url, cached)
+
+
+def read_toml(source: Path) -> dict[str, Any]:
+    """A TOML file as plain values.
+
+    Raises:
+        ManifestError: not TOML.
+    """
+    try:
+        return tomllib.loads(source.read_text(encoding="utf-8-sig"))  # Windows editors add a mark
+    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits, and thousands of brackets
+        raise ManifestError(str(source), [f"not a TOML file: {error}"]) from None
+
+
+def _build(
+    source: Path,
+    raw: Mapping[str, Any],
+    root: str | Path | None,
+    cached: Collection[str],
+    paths: list[str] | None = None,
+) -> Manifest:
+    problems = Problems()
+    name = _read_top(raw, name_from(source.stem), problems)
+    base, remote = _find_root(source, raw, root, problems)
+    layout = str(raw.get("layout", "")).strip()
+    hint = f"Expected below {remote.url if remote else base}:\n{layout}" if layout else ""
+    check_videos(raw.get("videos"), paths, problems)
+    if not base.is_dir():
+        problems.add(
+            "root", f"there is no folder {base}; put the data there or give another place with --root (ROOT= for make)"
+        )
+        _read_tasks(raw.get("tasks", {}), None, problems)  # every problem at once
+        raise ManifestError(str(source), problems.lines, hint)
+    videos, segments = read_videos(raw.get("videos"), base, remote, source, paths, frozenset(cached), problems)
+    tasks = _read_tasks(raw.get("tasks", {}), segments, problems)
+    if problems.lines:
+        raise ManifestError(str(source), problems.lines, hint)
+    if not videos:
+        place = remote.url if remote else base
+        what = f"{raw['videos']['table']} has no rows" if "table" in raw["videos"] else f"no video found below {place}"
+        raise ManifestError(str(source), [f"[videos]: {what}"], hint)
+    return Manifest(name, base, tuple(videos), tasks, source, layout, str(raw.get("note", "")).strip(), remote)
+
+
+def _find_root(
+    source: Path, raw: Mapping[str, Any], root: str | Path | None, problems: Problems
+) -> tuple[Path, RemoteRoot | None]:
+    """The folder of the data; where that is at a URL, the manifest's own and the URL."""
+    place = str(raw.get("root", ".")) if root is None else str(root)
+    if is_url(place) and (path := local_path(place)) is None:
+        try:
+            return source.parent, RemoteRoot(place)
+        except ValueError as error:
+            problems.add("root", str(error))
+            raise ManifestError(str(source), problems.lines) from None
+    elif is_url(place):
+        return Path(path or "/"), None
+    # os.path.expanduser leaves the home of a user that is not there as it stands; Path.expanduser raises.
+    own = source.parent / os.path.expanduser(place)
+    return Path(root) if root is not None else Path(os.path.normpath(own)), None
+
+
+def _read_top(raw: Mapping[str, Any], fallback: str, problems: Problems) -> str:
+    problems.unknown_keys("top level", raw, {"name", "root", "layout", "note", "videos", "tasks"})
+    name = raw.get("name", fallback)
+    if message := dataset_name_problem(name):
+        problems.add("name", message)
+        return "invalid"
+    return str(name)
+
+
+def dataset_name_problem(name: Any) -> str | None:
+    """Why something cannot be the name of a data set, which names its cache and its runs; None if it can."""
+    if isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
+        return None
+    return f"expected 1 to 64 letters, digits, - or _, found {name!r}"
+
+
+def _read_tasks(raw: Any, segments: Segments | None, problems: Problems) -> dict[str, TaskSource]:
+    """``segments`` is None where the table could not be read, which is a problem of its own."""
+    if not isinstance(raw, Mapping):
+        problems.add("[tasks]", "expected a table per task, such as [tasks.violence]")
+        return {}
+    tasks = {}
+    for name, values in raw.items():
+        where = f"[tasks.{name}]"
+        if not isinstance(values, Mapping):
+            problems.add(where, f"expected a table, found {values!r}")
+            continue
+        problems.unknown_keys(where, values, {"format", "train", "val", "test"})
+        form = values.get("format")
+        given = {part: value for part, value in values.items() if part != "format"}
+        files = {part: tuple(value) if isinstance(value, list) else (value,) for part, value in given.items()}
+        if not isinstance(form, str):
+            problems.add(f"{where} format", 'missing; for example "table", "dvd" or "affwild2-va"')
+        elif form == TABLE_FORMAT:
+            if segments is not None and name not in segments:
+                columns = {"violence": "label", "va": "valence and arousal"}.get(name, "its label")
+                problems.add(where, f'format = "table", but the table of [videos] has no column {columns}')
+            tasks[name] = TaskSource(form, {}, (segments or {}).get(name, ()))
+        elif not files:
+            problems.add(where, 'expected a pattern of annotation files: train = "..." and, if there is one, val')
+        else:
+            for part, patterns in files.items():
+                if not patterns or not all(map(is_pattern_below, patterns)):
+                    problems.add(f"{where} {part}", f"expected a pattern below the root, found {given[part]!r}")
+            tasks[name] = TaskSource(form, files)
+    for name, found in (segments or {}).items():
+        tasks.setdefault(name, TaskSource(TABLE_FORMAT, {}, found))
+    return tasks
+
+
+def name_from(text: str) -> str:
+    cleaned = re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-_")
+    return cleaned[:64] or "data"
+
+
+__all__ = [
+    "Manifest",
+    "ManifestError",
+    "Segment",
+    "TaskSource",
+    "Video",
+    "load_manifest",
+]

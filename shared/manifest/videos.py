@@ -1,0 +1,134 @@
+"""The [videos] of a manifest: which they are, their ids, groups and splits."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from shared.manifest.files import match_remote, match_videos
+from shared.manifest.table import Problems, Segments, read_table
+from shared.manifest.types import Video
+from shared.names import Root, name_key, name_problem, video_id
+from shared.remote_files import RemoteRoot
+
+
+def check_videos(raw: Any, paths: list[str] | None, problems: Problems) -> None:
+    """What can be said of [videos] without looking at the data."""
+    where = "[videos]"
+    if not isinstance(raw, Mapping):
+        problems.add(where, "missing; say which videos: [videos] with `glob` or `table`")
+        return
+    problems.unknown_keys(where, raw, {"glob", "table", "columns", "id", "group", "split"})
+    if raw.get("id", "path") not in ("path", "stem"):
+        problems.add(f"{where} id", f'expected "path" or "stem", found {raw["id"]!r}')
+    _compile(raw.get("group"), f"{where} group", problems)
+    split = raw.get("split", {})
+    patterns = split.values() if isinstance(split, Mapping) else [None]
+    if not all(isinstance(p, str) and p for p in patterns) or not set(split) <= {"train", "val", "test"}:
+        problems.add(f"{where} split", f"expected patterns for train, val or test, found {split!r}")
+    if paths is None and ("glob" in raw) + ("table" in raw) != 1:
+        problems.add(where, "give exactly one of `glob` and `table`")
+    if "columns" in raw and "table" not in raw:
+        problems.add(f"{where} columns", "names columns of a `table`, and there is none")
+
+
+def read_videos(
+    raw: Any,
+    root: Path,
+    remote: RemoteRoot | None,
+    source: Path,
+    paths: list[str] | None,
+    cached: frozenset[str],
+    problems: Problems,
+) -> tuple[list[Video], Segments | None]:
+    """The videos, and the rows of their table; None for the rows where [videos] could not be read."""
+    if problems.lines and (not isinstance(raw, Mapping) or (paths is None and ("glob" in raw) + ("table" in raw) != 1)):
+        return [], None
+    id_rule = "stem" if raw.get("id") == "stem" else "path"
+    group_rule = _compile(raw.get("group"), "", Problems())
+    split = raw.get("split") if isinstance(raw.get("split"), Mapping) else {}
+    split = {part: pattern for part, pattern in split.items() if isinstance(pattern, str) and pattern}
+    segments: Segments | None = {}
+    if "table" in raw:
+        rows, segments = read_table(str(raw["table"]), raw.get("columns", {}), root, source, id_rule, problems)
+    else:
+        if paths is None:
+            found = match_remote(raw["glob"], remote, problems) if remote else match_videos(raw["glob"], root, problems)
+            paths = [*found, *sorted(cached.difference(found))]
+        rows = [{"path": p, "id": video_id(p, id_rule), "where": f"[videos] {p}"} for p in paths]
+    below = None if remote else root
+    return _videos_from_rows(rows, below, group_rule, split, cached, problems), segments
+
+
+def _videos_from_rows(
+    rows: list[dict[str, Any]],
+    root: Path | None,
+    group_rule: re.Pattern[str] | None,
+    split: Mapping[str, str],
+    cached: frozenset[str],
+    problems: Problems,
+) -> list[Video]:
+    """``root`` None: on an object store, which has no links, and where only a run finds out what is missing."""
+    videos: list[Video] = []
+    seen: dict[str, str] = {}
+    below, base = Root(root), str(root)
+    lost: list[tuple[str, str]] = []
+    for row in rows:
+        path, name, where = row["path"], row["id"], row["where"]
+        if not below.holds(path):
+            problems.add(where, f"path {path!r} leaves the root (absolute, '..', or a link to outside)")
+            continue
+        # Path.exists raises if the path is too long.
+        # A link that leads nowhere is there: its place may not be mounted, and the ledger will say so.
+        if root and path not in cached and not os.path.lexists(f"{base}/{path}"):
+            lost.append((where, path))
+            continue
+        if message := name_problem(name):
+            problems.add(where, f"{message}; rename it, or list it in a table with a column `id`")
+            continue
+        key = name_key(name)
+        if key in seen:
+            problems.add(
+                where,
+                f"id {name!r} is taken by {seen[key]!r} (letter case and the form of accents do not count); give the "
+                'rows an `id` column, or id = "path"',
+            )
+            continue
+        seen[key] = path
+        group = row.get("group") or _group_of(name, group_rule)
+        parts = [s for s, pattern in split.items() if fnmatch.fnmatchcase(path, pattern)]  # * crosses folders
+        if len(parts) > 1:
+            problems.add(where, f"the split patterns of {' and '.join(parts)} both match {path!r}")
+        part = row.get("split") or (parts[0] if parts else None)
+        lengths = (row.get("frames"), row.get("duration"))
+        videos.append(Video(name, path, group, part, row.get("fold"), row.get("fps"), *lengths))
+    if len(lost) == len(rows) > 1:  # a wrong root, and not so many wrong paths
+        problems.add(
+            lost[0][0],
+            f"none of the {len(rows)} videos is below {root} (the first: {lost[0][1]!r}); --root says where they are",
+        )
+        return []
+    for where, path in lost:
+        problems.add(where, f"no file or folder {path!r} below {root}")
+    return sorted(videos, key=lambda v: v.id)
+
+
+def _compile(pattern: Any, where: str, problems: Problems) -> re.Pattern[str] | None:
+    if pattern is None:
+        return None
+    try:
+        return re.compile(str(pattern))
+    except re.error as error:
+        problems.add(where, f"not a regular expression: {error}")
+        return None
+
+
+def _group_of(name: str, rule: re.Pattern[str] | None) -> str:
+    match = rule.search(name) if rule else None
+    if match is None:
+        return name
+    return (match.group(1) if match.re.groups else None) or match.group(0) or name

@@ -1,0 +1,136 @@
+"""What `train audit` and `train ablate` do; each returns the exit status (0 done, 2 it could not be done)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from shared.cache import FeatureCache
+from train.ablate import FULL, as_markdown, as_table, choose_rows, row_config, row_result, streams_of_rows
+from train.audit import audit_folds
+from train.commands.parts import err, explained, go_on, open_data, open_tracks, out, resumable, tell, training_config
+from train.config import RANDOM_WINDOWS, TrainConfig
+from train.crossval import CrossValidation, assign_folds, cross_validate, split_windows
+from train.data import Features, build_windows, load_features, window_rule
+from train.files import write_json, write_text
+from train.fit.loop import pick_device
+from train.fit.way import check_way, pick_way
+from train.resident import place as place_features
+from train.runs import Run, create_run, resume_run, row_run, run_facts
+from train.show.study import print_ablation, print_audit
+from train.show.training import SCORE_NAMES, CvDisplay
+from train.tasks import Task, task_named
+from train.tracks import read_tracks
+
+
+@explained
+def audit(
+    dataset: str | None,
+    task_name: str,
+    settings: Mapping[str, Any],
+    *,
+    cache: str | None,
+    root: Path | None,
+    output: Path | None,
+) -> int:
+    """``train audit``: labels, folds and lengths of videos are read, features are not."""
+    task, config = task_named(task_name), TrainConfig.from_dict(settings)
+    rule = window_rule(task, config.window_label)
+    if dataset is None and cache is None:
+        raise ValueError("say what to audit: python -m train audit DATASET --task TASK, or --cache CACHE")
+    store, manifest = open_data(dataset or FeatureCache.open(str(cache)).dataset, cache, root)
+    num_frames = {v: one.num_frames for v, one in store.facts().check().videos.items() if one.streams}
+    tracks, labels = read_tracks(manifest, task, num_frames)
+    plans = {t.video_id: store.window.plan(num_frames[t.video_id]) for t in tracks}
+    windows = build_windows(tracks, Features({}, {}, plans, {}), rule, config.min_valid)
+    splits = split_windows(config, tracks, windows, assign_folds(config, tracks))
+    tell(labels.lines(), [manifest.note] if manifest.note else [])
+    found = audit_folds(task, tracks, windows, splits)
+    print_audit(out, task, config.folds, found)
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_json(output, {"task": task.name, "folds": config.folds, "seed": config.seed, **found})
+    return 0
+
+
+@explained
+def ablate(
+    dataset: str,
+    task_name: str,
+    settings: Mapping[str, Any],
+    *,
+    rows: Sequence[str],
+    cache: str | None,
+    root: Path | None,
+    runs: Path,
+    resume: Path | None,
+    device: str,
+    folds_at_once: str,
+) -> int:
+    """``train ablate``."""
+    task, place, names = task_named(task_name), pick_device(device), choose_rows(rows)
+    way = check_way(folds_at_once)
+    config = training_config(settings, task)
+    if config.folds == RANDOM_WINDOWS:
+        raise ValueError(
+            "random windows leak too much to compare anything on; an ablation takes group, official or column"
+        )
+    rule, streams = window_rule(task, config.window_label), streams_of_rows(names, config)
+    store, manifest = open_data(dataset, cache, root)
+    tracks, labels = open_tracks(manifest, task, store, streams)
+    features = load_features(store, sorted({t.video_id for t in tracks}), streams)
+    err.print(place_features(features, place).words)
+    windows = build_windows(tracks, features, rule, config.min_valid)
+    folds = assign_folds(config, tracks)
+    splits = split_windows(config, tracks, windows, folds)
+    facts = run_facts(task, config, manifest, store, features, tracks, labels, folds, False)
+    facts["rows"] = {name: row_config(config, name).to_dict() for name in names}
+    run = resume_run(resume, facts) if resume else create_run(runs, f"{manifest.name}-{task.name}-ablation", facts)
+    tell([], go_on(run) if resume else [])
+    err.print(f"{manifest.name}, task {task.name}: {len(names)} rows of {len(splits)} folds -> {run.path}")
+    tell(labels.lines(), facts["notes"])
+    found: list[dict[str, Any]] = []
+    full: CrossValidation | None = None
+    try:
+        for name in names:
+            own = row_config(config, name)
+            together, why = pick_way(way, place, task, own, features, windows)
+            err.print(why)
+            with resumable(run), CvDisplay(err, name, [s.fold for s in splits], own) as display:
+                result = cross_validate(
+                    task,
+                    own,
+                    features,
+                    tracks,
+                    windows,
+                    splits,
+                    run=row_run(run, name, own),
+                    device=place,
+                    together=together,
+                    on_epoch=display.epoch,
+                )
+            full = result if name == FULL else full
+            assert full is not None  # the full model is the first row
+            found.append(row_result(task, name, own, result, full))
+            _store(run, task, found, len(names))
+    except KeyboardInterrupt:
+        err.print(f"interrupted; go on with the same command and --resume {run.path}")
+        return 130
+    print_ablation(out, task, found)
+    tell([], facts["notes"])
+    out.print(f"table: {run.path / 'ablation.md'}, ablation.csv, ablation.json")
+    return 0
+
+
+def _store(run: Run, task: Task, rows: Sequence[Mapping[str, Any]], wanted: int) -> None:
+    """Write the table so far, in three forms."""
+    name, train = SCORE_NAMES[task.metric], run.train_config
+    title = (
+        f"{run.config['dataset']}, {task.name}: {name} per frame on unseen groups; {train.folds} folds, seed "
+        f"{train.seed}, at most {train.max_epochs} epochs, patience {train.patience}"
+    )
+    write_text(run.path / "ablation.csv", as_table(rows).to_csv(index=False))
+    write_text(run.path / "ablation.md", as_markdown(title, rows, run.config["notes"]))
+    table = {"task": task.name, "metric": task.metric, "finished": len(rows) == wanted, "rows": list(rows)}
+    write_json(run.path / "ablation.json", table)

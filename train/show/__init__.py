@@ -1,0 +1,1 @@
+"""What stage 2 looks like in a terminal."""

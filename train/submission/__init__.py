@@ -1,0 +1,1 @@
+"""Official submission files: filled in from predictions, and read again before they are believed."""
