@@ -69,7 +69,7 @@ def draw_captions(cache: FeatureCache) -> None:
         axis.set(xticks=[], yticks=[])
         words = caption.text.split()
         half = (len(words) + 1) // 2
-        axis.set_title(f"{' '.join(words[:half])}\n{' '.join(words[half:])}", fontsize=7)
+        axis.set_title(f"{' '.join(words[:half])}\n{' '.join(words[half:])}", fontsize=6.5)
     figure.suptitle(f"captions of unseen frames ({NOTE})", fontsize=8)
     save(figure, "captions.png")
 
@@ -81,19 +81,18 @@ def draw_timeline() -> None:
         for task in ("violence", "va")
     }
     violence = tables["violence"].dropna()
-    changes = violence.groupby("video")["label_violent"].agg(lambda v: int(np.abs(np.diff(v)).sum()) + len(v) / 1e4)
+    changes = violence.groupby("video")["label"].agg(lambda v: int(np.abs(np.diff(v)).sum()) + len(v) / 1e4)
     video = str(changes.idxmax())
     figure, panels = plt.subplots(3, 1, figsize=(8, 4.2), sharex=True, layout="constrained")
     rows = {task: table[table["video"] == video] for task, table in tables.items()}
-    for panel, (task, name) in zip(
-        panels, (("violence", "violent"), ("va", "valence"), ("va", "arousal")), strict=True
-    ):
+    shown = (("violence", "violent", ""), ("va", "valence", "_valence"), ("va", "arousal", "_arousal"))
+    for panel, (task, name, column) in zip(panels, shown, strict=True):
         part = rows[task]
-        panel.plot(part["frame"], part[f"label_{name}"], color="#6b7280", lw=1.5, label="label")
-        panel.plot(part["frame"], part[f"score_{name}"], color="#2563eb", lw=1.5, label="cross_gru")
+        panel.plot(part["frame"], part[f"label{column}"], color="#6b7280", lw=1.5, label="label")
+        panel.plot(part["frame"], part[f"score{column}"], color="#2563eb", lw=1.5, label="cross_gru")
         panel.set_ylabel(name)
         panel.set_ylim((-0.05, 1.05) if task == "violence" else (-1, 1))
-    panels[0].legend(loc="upper right", fontsize=7, ncols=2)
+    panels[0].legend(loc="center right", fontsize=7, ncols=2)
     panels[-1].set_xlabel(f"frame of video {video}, whose scene the head had not seen ({NOTE})")
     save(figure, "timeline.png")
 
