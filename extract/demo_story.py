@@ -4,11 +4,11 @@ The demo plays in the world "demo" of extract/miniature/world.py, whose looks th
 videos of a scene share a ground. The labels are functions of the world's factors, frame by frame:
 
     violence 0 or 1       the figures cling or shake, AND they are fast, AND they are not round
-    valence  in [-1, 1]   half the warmth of the light; half whether the figures move as their colour likes, the merry
-                          ones fast and the gloomy ones slowly
+    valence  in [-1, 1]   mostly whether the figures move as their colour likes, the merry ones fast and the gloomy ones
+                          slowly; then the warmth of the light
     arousal  in [-1, 1]   mostly their speed, then the shaking of the camera and their number
 
-Valence and arousal are felt over three seconds. Violence is a conjunction, and half of valence a product, of what a
+Valence and arousal are felt over three seconds. Violence is a conjunction, and most of valence a product, of what a
 single frame shows (action, shape, colour) and of what it does not (speed): one stream alone cannot tell them. Every
 calm activity shares at least one part with a fight. Round figures only play.
 
@@ -95,7 +95,7 @@ class Story:
     def valence(self) -> np.ndarray:
         """float32 (F,) in [-1, 1]."""
         cheer = np.array([CHEER[name] for name in COLOURS])[self.script.factor("colour")]
-        return _felt(0.5 * self.script.warmth + 0.5 * cheer * (2 * self.script.speed - 1))
+        return _felt(0.3 * self.script.warmth + 0.7 * cheer * (2 * self.script.speed - 1))
 
     @property
     def arousal(self) -> np.ndarray:
