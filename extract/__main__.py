@@ -202,11 +202,11 @@ def status(dataset: o.Dataset, cache: o.Cache = None, root: o.Root = None) -> No
 
 
 @app.command()
-def verify(dataset: o.Dataset, cache: o.Cache = None) -> None:
+def verify(dataset: o.Dataset, cache: o.Cache = None, root: o.Root = None) -> None:
     """Recompute every checksum of a cache; find missing, damaged and non-finite data."""
     from extract.commands.verify import verify as command
 
-    raise typer.Exit(command(dataset, cache=cache))
+    raise typer.Exit(command(dataset, cache=cache, root=root))
 
 
 @app.command()

@@ -75,7 +75,7 @@ class WriteThread:
 
     def _raise_fatal(self) -> None:
         if isinstance(self._fatal, OSError):
-            reason = self._fatal.strerror or self._fatal
+            reason = str(self._fatal.strerror or self._fatal).removeprefix(f"{self._url}/")
             raise CacheWriteError(f"the cache {self._url} cannot be written: {reason}") from self._fatal
         if self._fatal is not None:
             raise self._fatal

@@ -8,7 +8,8 @@ So a run keeps a small file beside the cache (``<cache>.inflight/``), locked for
 encoding. A file without a lock is what a dead run left. Runs also die for reasons that are no video's (a power cut, an
 impatient user), and nothing tells these apart: a video that two dead runs have in common is therefore not given up, but
 comes last, after everything that was on its way is written, and no other video waits for it any more. A run that
-comes to its end removes all such files; so does Ctrl-C with its own.
+comes to its end takes the videos that it was about out of all such files: what another part of the data set died of is
+not its business. Ctrl-C removes the run's own.
 
 A cache in an object store has none: whether a run elsewhere still lives cannot be seen there.
 """
@@ -20,7 +21,7 @@ import os
 import re
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +32,7 @@ from extract.jobs import Watcher
 from extract.systemic import SystemicFailure
 from shared.cache.folder import refuse_link
 from shared.ledger import Failure
+from shared.places import is_url, plain_place
 
 try:
     import fcntl
@@ -43,10 +45,10 @@ HARMLESS = (KeyboardInterrupt, SystemicFailure, CacheWriteError)  # ends of a ru
 
 
 class InFlight(Watcher):
-    """Notes what opens and ends, and passes it on. A context manager around one run."""
+    """Notes what opens and ends, and passes it on. A context manager around one run, which is about ``videos``."""
 
-    def __init__(self, url: str, watcher: Watcher) -> None:
-        self._folder, self._watcher = _folder(url), watcher
+    def __init__(self, url: str, watcher: Watcher, videos: Collection[str]) -> None:
+        self._folder, self._watcher, self._about = _folder(url), watcher, videos
         self._videos: list[str] = []
         self._file: int | None = None
         self._path = Path()
@@ -66,7 +68,7 @@ class InFlight(Watcher):
             if kind is None or issubclass(kind, HARMLESS):
                 self._path.unlink(missing_ok=True)
         if kind is None and self._folder is not None:
-            forget(self._folder)
+            forget(self._folder, self._about)
         elif self._folder is not None:
             _remove_empty(self._folder)
 
@@ -103,8 +105,7 @@ class InFlight(Watcher):
         self._videos = videos
         if self._file is not None:
             with suppress(OSError):
-                os.ftruncate(self._file, 0)
-                os.pwrite(self._file, json.dumps(videos).encode(), 0)
+                _write(self._file, videos)
 
 
 def suspects(url: str) -> dict[str, int]:
@@ -112,26 +113,44 @@ def suspects(url: str) -> dict[str, int]:
     counts: Counter[str] = Counter()
     folder = _folder(url)
     for path in _files(folder) if folder is not None else ():
-        with _dead(path) as text, suppress(ValueError, RecursionError):
-            found = json.loads(text or "[]")
-            counts.update({v for v in found if isinstance(v, str)} if isinstance(found, list) else ())
+        with _dead(path) as file:
+            counts.update(_noted(file) if file is not None else ())
     return {video: count for video, count in counts.items() if count >= SUSPICIOUS}
 
 
-def forget(url: str | Path) -> None:
-    """Remove what dead runs have left."""
+def forget(url: str | Path, videos: Collection[str]) -> None:
+    """Take videos out of what dead runs have left; a file that names no other goes."""
     folder = url if isinstance(url, Path) else _folder(url)
     for path in _files(folder) if folder is not None else ():
-        with _dead(path) as text:
-            if text is not None:
+        with _dead(path) as file, suppress(OSError):  # a folder of another user, a full disk: it is noted still
+            if file is None:
+                continue
+            noted = _noted(file)
+            if not (others := noted.difference(videos)):
                 path.unlink(missing_ok=True)
+            elif others != noted:
+                _write(file, sorted(others))
     if folder is not None:
         _remove_empty(folder)
 
 
+def _noted(file: int) -> set[str]:
+    """Video ids in an open file; none if it is torn."""
+    try:
+        found = json.loads(os.pread(file, 1 << 20, 0))
+    except (ValueError, RecursionError):
+        return set()
+    return {v for v in found if isinstance(v, str)} if isinstance(found, list) else set()
+
+
+def _write(file: int, videos: Sequence[str]) -> None:
+    os.ftruncate(file, 0)
+    os.pwrite(file, json.dumps(videos).encode(), 0)
+
+
 def _folder(url: str) -> Path | None:
     """Where the files are, or None if there are none; raises ``CacheError`` if it is a link to another folder."""
-    if fcntl is None or "://" in url:
+    if fcntl is None or is_url(url := plain_place(url)):
         return None
     refuse_link(place := url.rstrip("/") + ".inflight")
     return Path(place)
@@ -142,8 +161,8 @@ def _files(folder: Path) -> list[Path]:
 
 
 @contextmanager
-def _dead(path: Path) -> Iterator[str | None]:
-    """What a dead run's file says, which nobody else looks at meanwhile; None if the run lives or the file is gone."""
+def _dead(path: Path) -> Iterator[int | None]:
+    """A dead run's file, open, which nobody else looks at meanwhile; None if the run lives or the file is gone."""
     try:
         file = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
     except OSError:
@@ -155,7 +174,7 @@ def _dead(path: Path) -> Iterator[str | None]:
         except OSError:
             yield None
             return
-        yield os.pread(file, 1 << 20, 0).decode("utf-8", errors="replace")
+        yield file
     finally:
         os.close(file)
 

@@ -23,7 +23,7 @@ from extract.jobs import TEXT, Summary, Watcher, drop_replacement, plan_jobs
 from extract.plan import TimelinePacker, WindowPacker
 from extract.retrying import failed_again
 from extract.sharing import SharedJobs
-from extract.systemic import READING, FirstFailures, SystemicFailure
+from extract.systemic import FirstFailures, SystemicFailure
 from shared.cache import FeatureCache
 from shared.claims import Claims, open_claims
 from shared.ledger import Failure, FailureLedger
@@ -43,6 +43,7 @@ def run(
     decoders: VideoDecoders | None = None,
     watcher: Watcher | None = None,
     claims: Claims | None = None,
+    first: FirstFailures | None = None,
 ) -> Summary:
     """Extract every job into the cache, together with other runs that do the same.
 
@@ -53,6 +54,7 @@ def run(
         max_queue_bytes: prepared frames that may wait for the encoders, over all workers.
         decoders: what decodes, if it was started already: processes of this machine, or tasks of a cluster.
         claims: on the cache; closed at the end.
+        first: looks at the failures, where that is not for this run alone to do.
 
     Raises:
         RecipeMismatch: another run has begun to fill the cache by another recipe.
@@ -68,8 +70,7 @@ def run(
     writes = WriteThread(cache.url)
     assemblies: dict[str, Assembly] = {}  # videos between their first frame and their completion marker
     # For as long as nothing has worked, failures may have one cause outside the videos.
-    before = [video for video, failure in shared.failures.items() if failure.blamed or failure.stage not in READING]
-    first = FirstFailures(before, bool(summary.skipped), workers)
+    first = first or FirstFailures.after(shared.failures, bool(summary.skipped), workers)
 
     # ------------------------------------------------------------------ a video ends
     def complete(assembly: Assembly) -> None:
@@ -190,7 +191,7 @@ def run(
     finally:
         writes.close()
         for name, assembly in list(assemblies.items()):
-            with suppress(OSError):  # the store may be what failed; what stays behind is unmarked and will be redone
+            with suppress(Exception):  # the store may be what failed; what stays behind is unmarked and will be redone
                 if not isinstance(assembly.error, ClaimLost):
                     cache.abandon(name, assembly.job.streams)
         claims.close()

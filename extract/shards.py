@@ -8,8 +8,9 @@ anomalies", SIAM J. Appl. Math. 17, 1969): no shard has more than the mean and o
 How long a video is says the manifest's table (columns frames or duration), else its container; opening that takes
 milliseconds, so for large data sets what was found is kept beside the cache (``<cache>.lengths/``). Each entry follows
 from path, size and time of its file alone, so it does not matter who found it or when. Videos on an object store count
-by their bytes. Where processes do see different files, because some were added or could not be read for a moment, their
-parts may overlap, which claims make harmless, or leave videos out, which ``extract status`` shows.
+by their bytes, and so do files that promise more frames than they have room for: one that lies about its length would
+take a shard alone. Where processes do see different files, because some were added or could not be read for a moment,
+their parts may overlap, which claims make harmless, or leave videos out, which ``extract status`` shows.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ THREADS = 8
 NOTED_FROM = 500  # opening fewer containers takes a second or two
 USUAL_RATE = 25.0  # frames/s, for a table that has the duration only
 USUAL_FRAMES_PER_BYTE = 1 / 5000  # where no video has both, but some have frames
+# A black picture that never changes takes 21 to 52 bytes a frame in H.264, HEVC, VP9, AV1 and MPEG-4 (64x64, measured).
+MIN_FRAME_BYTES = 10
+MAX_SHARDS = 1_000_000
 PAUSE_S = 0.5
 Progress = Callable[[int, int], None]
 Key = tuple[str, int, int]  # path, bytes, mtime_ns
@@ -92,15 +96,16 @@ def parse_shard(text: str) -> Shard:
     """ "2/4" as a shard.
 
     Raises:
-        ValueError: not of that form, or not from 1 to the number of shards.
+        ValueError: not of that form, not from 1 to the number of shards, or more shards than ``MAX_SHARDS``.
     """
     number, _, count = text.strip().partition("/")
     if number.isdecimal() and count.isdecimal() and max(len(number), len(count)) <= 9:
         shard = Shard(int(number), int(count))
-        if 1 <= shard.number <= shard.count:
+        if 1 <= shard.number <= shard.count <= MAX_SHARDS:
             return shard
     raise ValueError(
-        f"--shard: expected i/n with i from 1 to n, such as 1/4, 2/4, 3/4 and 4/4 for four processes; found {text!r}"
+        f"--shard: expected i/n with i from 1 to n and n up to {MAX_SHARDS}, such as 1/4, 2/4, 3/4 and 4/4 for four "
+        f"processes; found {text[:40]!r}"
     )
 
 
@@ -175,7 +180,7 @@ def _from_containers(manifest: Manifest, videos: Sequence[Video], url: str, prog
 
 
 def _from_container(file: Path, video: Video, noted: Mapping[Key, Length]) -> tuple[Key | None, Length]:
-    """A file that cannot be opened has no frames; one that does not say how many counts by its bytes."""
+    """A file that cannot be opened has no frames; one that does not say how many, or lies, counts by its bytes."""
     for last_try in (False, True):
         try:
             stamp = source_stamp(file)
@@ -184,7 +189,7 @@ def _from_container(file: Path, video: Video, noted: Mapping[Key, Length]) -> tu
                 return key, noted[key]
             with open_video(file, video.fps) as opened:
                 frames = opened.promised_frames or round(opened.duration_s * opened.fps)
-            return key, Length(frames or None, stamp["bytes"])
+            return key, Length(frames if frames and _has_room(stamp["bytes"], frames) else None, stamp["bytes"])
         except UnreadableFile:  # perhaps only now, and other processes would split otherwise
             if last_try:
                 break
@@ -201,11 +206,28 @@ def _read_notes(folder: Folder) -> dict[Key, Length]:
     except OSError:
         return noted
     for name in names:
-        with suppress(OSError, ValueError, TypeError):  # a damaged file is as good as none
+        with suppress(OSError, ValueError):  # a damaged file is as good as none
             for line in (folder.read(name) or b"").decode().splitlines():
-                path, num_bytes, mtime_ns, frames = json.loads(line)
-                noted[path, num_bytes, mtime_ns] = Length(frames, num_bytes)
+                noted.update(_parse_note(line))
     return noted
+
+
+def _parse_note(line: str) -> dict[Key, Length]:
+    """A line of a file that anything may have happened to; nothing if it cannot be what was written."""
+    try:
+        path, num_bytes, mtime_ns, frames = json.loads(line)
+    except (ValueError, TypeError, RecursionError):
+        return {}
+    if not (isinstance(path, str) and type(num_bytes) is type(mtime_ns) is int):
+        return {}
+    if frames is not None and not (type(frames) in (int, float) and _has_room(num_bytes, frames)):
+        return {}
+    return {(path, num_bytes, mtime_ns): Length(frames, num_bytes)}
+
+
+def _has_room(num_bytes: int, frames: float) -> bool:
+    """Whether so many frames can be in a file; not for NaN, infinity and less than none."""
+    return frames >= 0 and frames * MIN_FRAME_BYTES <= num_bytes
 
 
 def _write_notes(folder: Folder, new: Mapping[Key, Length]) -> None:
@@ -214,4 +236,4 @@ def _write_notes(folder: Folder, new: Mapping[Key, Length]) -> None:
     folder.write(f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.jsonl", text.encode())
 
 
-__all__ = ["Shard", "Split", "balanced", "parse_shard", "split"]
+__all__ = ["MAX_SHARDS", "Shard", "Split", "balanced", "parse_shard", "split"]

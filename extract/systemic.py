@@ -11,7 +11,7 @@ import os
 import pickle
 import re
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -54,6 +54,12 @@ class FirstFailures:
         self._last: list[Failure] = []
         self._trusted = False  # something has worked
 
+    @classmethod
+    def after(cls, known: Mapping[str, Failure], worked: bool, workers: int = 1) -> FirstFailures:
+        """Of a run that finds these failures in the ledger."""
+        before = [video for video, failure in known.items() if failure.blamed or failure.stage not in READING]
+        return cls(before, worked, workers)
+
     def add(self, failure: Failure) -> None:
         """A video has failed."""
         if self._trusted:
@@ -65,6 +71,11 @@ class FirstFailures:
     def works(self) -> None:
         """A video is complete: whatever fails now is that video's own fault."""
         self._trusted = True
+
+    @property
+    def trusted(self) -> bool:
+        """Whether a video is complete, so that failures are not looked at any more."""
+        return self._trusted
 
     @property
     def alike(self) -> bool:
@@ -80,16 +91,30 @@ class FirstFailures:
         Raises:
             SystemicFailure: says the cause, and how to go on.
         """
+        self.settle(self.asks and any_opens(later, self._workers), bool(later))
+
+    @property
+    def asks(self) -> bool:
+        """Whether other videos can be asked about what failed."""
+        return self._last[-1].stage in READING
+
+    def settle(self, readable: bool, left: bool, whose: str = "") -> None:
+        """As ``check``, where somebody has looked at the videos to come.
+
+        Args:
+            readable: any of them opens.
+            left: there are any.
+            whose: the failures were, for the words.
+        """
         last = self._last[-1]
-        readable = last.stage in READING and _any_opens(later, self._workers)
-        if readable or (self._worked and not later):
+        if readable or (self._worked and not left):
             self._all, self._last = [], []  # the next so many in a row are looked at anew
             return
         hint = ""
         if last.stage not in READING and "NaN" in last.message:
             hint = "\nAn encoder that gives NaN for every video has broken weights, or a --dtype that it cannot take."
         raise SystemicFailure(
-            f"the first {len(self._last)} videos all failed for one cause, so the run stops here:\n"
+            f"the first {len(self._last)} videos{whose} all failed for one cause, so the run stops here:\n"
             f"  {last.stage}: {last.message}{hint}\n"
             + (
                 "Mend it, then run again with --retry-failed; without that, the next run leaves these videos for later."
@@ -112,23 +137,31 @@ def _cause(failure: Failure) -> tuple[str, str, str]:
     return failure.stage, failure.error, re.sub(r"\d+", "#", text)
 
 
-def _any_opens(jobs: Sequence[Job], workers: int) -> bool:
-    """Whether the first frame of any of some videos, spread over all of these, can be decoded."""
+def spread(jobs: Sequence[Job]) -> list[Job]:
+    """Some of these, from the first to the last."""
     if not jobs:
-        return False
+        return []
+    return [jobs[n] for n in sorted(set(np.linspace(0, len(jobs) - 1, PROBES).round().astype(int).tolist()))]
+
+
+def any_opens(jobs: Sequence[Job], workers: int) -> bool:
+    """Whether the first frame of any of some videos, spread over all of these, can be decoded.
+
+    Args:
+        workers: decoder processes that share the machine's memory.
+    """
     ends = time.monotonic() + PROBE_S
 
     def check() -> None:
         if time.monotonic() > ends:
             raise Stopped
 
-    spread = sorted(set(np.linspace(0, len(jobs) - 1, PROBES).round().astype(int).tolist()))
     opens = _opens if os.name == "posix" else _opens_here
     with closing(Copies()) as copies, suppress(Stopped):
-        for number in spread:
+        for job in spread(jobs):
             # Nothing that one of them does to its process is a word about the next.
-            with suppress(VideoError, Lost, DecoderStartError), copies.of(jobs[number], check) as job:
-                if opens(job, usual_memory(workers), check):
+            with suppress(VideoError, Lost, DecoderStartError), copies.of(job, check) as here:
+                if opens(here, usual_memory(workers), check):
                     return True
     return False
 

@@ -28,8 +28,8 @@ from typing import Any
 
 from zarr.buffer.cpu import Buffer, buffer_prototype
 from zarr.core.sync import sync
-from zarr.storage import FsspecStore
 
+from shared.cache.remote import RemoteStore
 from shared.claims import CLAIM, Claims, Holder, claims_place, parse_holder, this_process
 
 STALE_S = 180.0
@@ -59,7 +59,7 @@ class LeaseClaims(Claims):
             clock: seconds, of this process only.
         """
         super().__init__()
-        self._store = FsspecStore.from_url(claims_place(cache_url))
+        self._store = RemoteStore.at(claims_place(cache_url))
         self._token = secrets.token_hex(8)
         self._stale_s, self._beat_s, self._clock = stale_s, beat_s, clock
         self._seen: dict[str, tuple[bytes, float]] = {}  # run or claim -> its object, and since when it was seen so
@@ -177,12 +177,13 @@ class LeaseClaims(Claims):
     def _create(self, name: str, value: bytes) -> None:
         """Write an object if there is none; whether it was written shows when it is read."""
         self._make_folder()
-        with suppress(FileExistsError):
+        with suppress(FileExistsError), self._store.errors():
             sync(self._store.fs._pipe_file(f"{self._store.path}/{name}", value, mode="create"))
 
     def _make_folder(self) -> None:
         if self._is_disk:
-            sync(self._store.fs._makedirs(self._store.path, exist_ok=True))
+            with self._store.errors():
+                sync(self._store.fs._makedirs(self._store.path, exist_ok=True))
 
     def _remove(self, name: str) -> None:
         with suppress(FileNotFoundError):

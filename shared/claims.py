@@ -30,6 +30,7 @@ from typing import Any
 from filelock import lock_descriptor
 
 from shared.cache.folder import refuse_link
+from shared.places import is_url, plain_place
 
 ENDING = ".claims"
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
@@ -173,12 +174,13 @@ def open_claims(cache_url: str) -> Claims:
     Raises:
         CacheError: their folder is a link to another one.
     """
+    cache_url = plain_place(cache_url)
     refuse_link(claims_place(cache_url))
-    if "://" not in cache_url and _has_locks(Path(cache_url)):
+    if not is_url(cache_url) and _has_locks(Path(cache_url)):
         return LocalClaims(cache_url)
     from shared.claim_leases import LeaseClaims
 
-    return LeaseClaims(cache_url if "://" in cache_url else Path(cache_url).absolute().as_uri())
+    return LeaseClaims(cache_url if is_url(cache_url) else f"file://{Path(cache_url).absolute().as_posix()}")
 
 
 def _has_locks(path: Path) -> bool:

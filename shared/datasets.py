@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from shared.manifest import ManifestError, dataset_name_problem, name_from, read_toml
 from shared.manifest.files import VIDEO_SUFFIXES, is_frame_folder
 from shared.names import unknown_name
-from shared.remote_files import is_url, local_path
+from shared.places import check_secrets, is_url, local_path
 
 
 def find_dataset(name: str) -> Path:
@@ -20,6 +20,7 @@ def find_dataset(name: str) -> Path:
         ValueError: both, as where a data set was unpacked into a folder of its own name; or a URL.
     """
     if is_url(name):
+        check_secrets(name, "the data set")
         if (path := local_path(name)) is None:
             raise ValueError(
                 f"{name}: expected a file or folder here. A manifest can name a URL as the root of its videos"
@@ -63,6 +64,11 @@ def dataset_name(dataset: str) -> str:
     return str(name)
 
 
+def is_cache(dataset: str) -> bool:
+    """Whether a DATASET argument is a cache itself, whose data set may not be at hand."""
+    return dataset.rstrip("/").endswith(".zarr")
+
+
 def cache_of(dataset: str, cache: str | None = None) -> str:
     """Where the features of a DATASET argument are.
 
@@ -72,19 +78,23 @@ def cache_of(dataset: str, cache: str | None = None) -> str:
     Raises:
         FileNotFoundError: no such data set.
         ManifestError: a manifest whose name cannot be read.
+        ValueError: a URL with credentials in it.
     """
+    for place, what in ((cache, "the cache"), (dataset, "the data set")):
+        if place is not None:
+            check_secrets(place, what)
     if cache is not None:
         return cache
-    if dataset.rstrip("/").endswith(".zarr"):
+    if is_cache(dataset):
         return dataset
     name = dataset_name(dataset)
-    place: str | Path | None
+    alone_at: str | Path | None
     if is_url(dataset) and local_path(dataset) is None:
-        place = dataset if PurePosixPath(dataset).suffix.lower() in VIDEO_SUFFIXES else None
+        alone_at = dataset if PurePosixPath(dataset).suffix.lower() in VIDEO_SUFFIXES else None
     else:
         source = find_dataset(dataset)
         alone = source.suffix.lower() in VIDEO_SUFFIXES or is_frame_folder(source)
-        place = source.resolve() if alone else None
-    if place is not None:
-        name += "-" + hashlib.sha256(os.fsencode(place)).hexdigest()[:8]
+        alone_at = source.resolve() if alone else None
+    if alone_at is not None:
+        name += "-" + hashlib.sha256(os.fsencode(alone_at)).hexdigest()[:8]
     return f"caches/{name}.zarr"

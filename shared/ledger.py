@@ -27,7 +27,9 @@ from typing import Any
 
 from zarr.buffer.cpu import Buffer, buffer_prototype
 from zarr.core.sync import sync
-from zarr.storage import FsspecStore
+
+from shared.cache.remote import RemoteStore
+from shared.places import is_url, plain_place
 
 FILE = "failures.jsonl"
 MAX_ATTEMPTS = 2  # then a video is quarantined
@@ -71,8 +73,8 @@ class FailureLedger:
     """Reads and appends the ledger that belongs to one cache (local path or fsspec URL)."""
 
     def __init__(self, cache_url: str) -> None:
-        trimmed = str(cache_url).rstrip("/")
-        self.remote = "://" in trimmed
+        trimmed = plain_place(str(cache_url)).rstrip("/")
+        self.remote = is_url(trimmed)
         if self.remote:
             scheme, _, rest = trimmed.partition("://")
             folder, _, self.cache_name = rest.rpartition("/")
@@ -133,12 +135,12 @@ class FailureLedger:
                 return Path(self.location).read_bytes()
             except (FileNotFoundError, NotADirectoryError):
                 return b""
-        store = FsspecStore.from_url(self._parent, read_only=True)
+        store = RemoteStore.at(self._parent, read_only=True)
         found = sync(store.get(FILE, buffer_prototype))
         return b"" if found is None else found.to_bytes()
 
     def _write_remote(self, content: bytes) -> None:
-        sync(FsspecStore.from_url(self._parent).set(FILE, Buffer.from_bytes(content)))
+        sync(RemoteStore.at(self._parent).set(FILE, Buffer.from_bytes(content)))
 
     def _rows(self) -> list[dict[str, Any]]:
         rows = []

@@ -16,29 +16,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from shared.places import RemoteError, check_secrets, error_of_store, is_url, local_path
+
 Stamp = Mapping[str, Any]
-LOCAL = ("file", "local")
 # No listing, no reliable mark of a change, redirects to anywhere: copy such videos first.
 REFUSED = ("http", "https", "ftp", "data")
-EXTRAS = {"s3": "crossgru[s3]", "s3a": "crossgru[s3]", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
 MAX_ASKED = 100  # objects that are asked for one by one; a listing gives a thousand per request
 TIMES = ("LastModified", "last_modified", "mtime", "updated", "modified", "created")
 BLOCK_BYTES = 2**20
-
-
-class RemoteError(OSError):
-    """The store does not answer, or not as it should; the message says which and why."""
-
-
-def is_url(place: str) -> bool:
-    """Whether it is a URL and no path."""
-    return "://" in place
-
-
-def local_path(url: str) -> str | None:
-    """The path behind file:// and local://, None for other URLs."""
-    scheme, _, rest = url.partition("://")
-    return rest if scheme in LOCAL else None
 
 
 class RemoteRoot:
@@ -52,15 +37,8 @@ class RemoteRoot:
     """
 
     def __init__(self, url: str) -> None:
-        scheme, _, rest = url.partition("://")
-        place, at, host = rest.partition("/")[0].rpartition("@")
-        if at and (":" in place or scheme in ("s3", "s3a")):
-            raise ValueError(
-                f"the URL {scheme}://...@{host} has credentials in it, which would end up in logs; give it without, "
-                "and the credentials where the store's own tools look for them (for S3: AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY, or ~/.aws)"
-            )
-        if scheme in REFUSED or "::" in url or "\x00" in url:
+        check_secrets(url, "the videos")
+        if url.partition("://")[0] in REFUSED or "::" in url or "\x00" in url:
             raise ValueError(
                 f"videos are not read from {url!r}: expected an object store that lists what it has, such as "
                 "s3://bucket/folder or gs://bucket/folder. Copy them to a disk"
@@ -160,25 +138,19 @@ class RemoteRoot:
     @contextmanager
     def _store(self) -> Iterator[tuple[Any, str]]:
         """The file system and the root in its own words; whatever it raises becomes a ``RemoteError``."""
-        scheme = self.url.partition("://")[0]
         try:
             from fsspec.core import url_to_fs
 
             # A remembered listing would hide that an object was replaced.
             yield url_to_fs(self.url, use_listings_cache=False)
-        except ImportError as error:
-            raise RemoteError(f"{self.url}: {error}; pip install '{EXTRAS.get(scheme, 'crossgru[remote]')}'") from None
         except OSError:
             raise
-        except ValueError as error:
-            raise RemoteError(f"{self.url}: {error}") from None
-        except Exception as error:  # botocore, aiohttp and gcsfs have their own, which are not OSErrors
-            if (module := type(error).__module__.partition(".")[0]) in _STORES:
-                raise RemoteError(f"{self.url}: {error} ({type(error).__name__} of {module})") from error
+        except Exception as error:
+            if (told := error_of_store(self.url, error)) is not None:
+                raise told from error
+            if isinstance(error, ValueError):
+                raise RemoteError(f"{self.url}: {error}") from None
             raise
-
-
-_STORES = frozenset("botocore aiobotocore aiohttp s3fs gcsfs google adlfs azure requests urllib3".split())  # noqa: SIM905
 
 
 @dataclass(frozen=True)

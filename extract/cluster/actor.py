@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -14,18 +15,20 @@ import ray
 
 from extract.assemble import CacheWriteError
 from extract.cluster.decode import TaskDecoders
+from extract.cluster.doubts import Pause
+from extract.decode.decoders import Decoders, usual_memory
 from extract.decode.events import Job, Stopped
 from extract.decode.preparing import num_cores
 from extract.engines import Loaded, described
 from extract.jobs import Summary, Watcher
 from extract.loading import Choice, caption_counts, load_encoders
 from extract.pipeline import run
-from extract.systemic import SystemicFailure
+from extract.systemic import SystemicFailure, any_opens
 from shared.cache import CacheError, FeatureCache, RecipeMismatch
 from shared.ledger import Failure, FailureLedger
 
 NEWS_S = 0.5  # how long news are collected before they are sent
-# What the user is told in its own words; anything else is a bug, and comes with its traceback.
+# What the user is told in its own words; else it is a bug, or a device that gave up, and comes with its traceback.
 TOLD = (SystemicFailure, CacheWriteError, CacheError, RecipeMismatch, ValueError, OSError)
 
 
@@ -39,6 +42,8 @@ class Post:
         folder: current directory of the driver, for relative paths.
         sharers: encoder processes on one node, which share its cores; 0 if they have GPUs.
         threads: the driver's ``OMP_NUM_THREADS``, if that is set.
+        decoders: processes for decoding that the encoder processes of a node may have together; 0 if tasks decode, on
+            any node. On a machine that is all of the cluster those would only carry pictures between processes.
     """
 
     choice: Choice
@@ -50,6 +55,7 @@ class Post:
     timeout_s: float
     sharers: int
     threads: str | None
+    decoders: int
 
 
 @dataclass(frozen=True)
@@ -147,9 +153,10 @@ class EncoderProcess:
 
     def __init__(self, post: Post) -> None:
         self._post, self._box, self._stopped = post, NewsBox(), threading.Event()
+        self._pause = Pause(self._stopped)
 
     def load(self) -> Loaded | Exception:
-        """Load the encoders; an error that a user can mend is returned."""
+        """Load the encoders; an error is returned."""
         post = self._post
         with suppress(OSError):  # then all paths have to be absolute
             os.chdir(post.folder)
@@ -160,23 +167,20 @@ class EncoderProcess:
             from extract.encoders.devices import choose_device
 
             choose_device(post.choice.device, post.choice.streams, post.choice.config().trained)
+            self._decoders = start_decoders(post)
             self._encoders = load_encoders(post.choice, lambda text: None)
             self._cache = FeatureCache.create(post.url, dataset=post.dataset, window=post.choice.config().window)
-            self._decoders = TaskDecoders(post.timeout_s)
             return described(self._encoders)
-        except TOLD as error:
+        except Exception as error:
             return plain(error)
 
-    def extract(
-        self, jobs: Sequence[Job], overwrite: Sequence[str], suspects: Mapping[str, int], worked: bool
-    ) -> Report:
+    def extract(self, jobs: Sequence[Job], overwrite: Sequence[str], suspects: Mapping[str, int]) -> Report:
         """Extract a share of the videos.
 
         Args:
             overwrite, suspects: as in ``Summary``.
-            worked: whether videos of this data set are complete already.
         """
-        summary = Summary(overwrite=tuple(overwrite), suspects=dict(suspects), skipped=["before"] if worked else [])
+        summary = Summary(overwrite=tuple(overwrite), suspects=dict(suspects))
         summary.captions = caption_counts(self._encoders)
         ledger, relay = _ReportedLedger(self._post.url, self._box), _Relay(self._box, summary, self._stopped)
         error: Exception | None = None
@@ -190,10 +194,11 @@ class EncoderProcess:
                 workers=self._post.workers,
                 decoders=self._decoders,
                 watcher=relay,
+                first=self._pause,
             )
         except Stopped:
             pass
-        except TOLD as caught:
+        except Exception as caught:
             error = plain(caught)
         return Report(summary.seconds, self._box.fetch(), error)
 
@@ -203,21 +208,47 @@ class EncoderProcess:
         return self._box.fetch(NEWS_S)
 
     @ray.method(concurrency_group="news")
+    def hold(self, number: int) -> None:
+        """Wait after the next video that ends; see ``Pause``."""
+        self._pause.hold(number)
+
+    @ray.method(concurrency_group="news")
+    def free(self, number: int) -> None:
+        """Go on."""
+        self._pause.free(number)
+
+    @ray.method(concurrency_group="probe")
+    def opens(self, jobs: Sequence[Job]) -> tuple[bool, str]:
+        """Whether any of these videos can be read here, and where that is."""
+        return any_opens(jobs, self._post.workers), socket.gethostname()
+
+    @ray.method(concurrency_group="news")
     def stop(self) -> None:
         """End the share that is being extracted, as soon as something happens in it."""
         self._stopped.set()
 
 
-OPTIONS: dict[str, Any] = {"max_restarts": 0, "max_task_retries": 0, "concurrency_groups": {"news": 2}}
+def start_decoders(post: Post) -> Decoders | TaskDecoders:
+    """Who decodes for an encoder process; its own processes come up while it loads encoders."""
+    if not post.decoders:
+        return TaskDecoders(post.timeout_s)
+    decoders = Decoders(post.workers, post.timeout_s, usual_memory(post.decoders))
+    decoders.start()
+    return decoders
+
+
+OPTIONS: dict[str, Any] = {"max_restarts": 0, "max_task_retries": 0, "concurrency_groups": {"news": 2, "probe": 1}}
 EncoderActor: Any = ray.remote(**OPTIONS)(EncoderProcess)
 
 
 def plain(error: Exception) -> Exception:
-    """The error as it can be sent: one of ours may keep what belongs to this process."""
+    """The error as it can be sent: it may keep what belongs to this process, or be of a class that the driver lacks."""
+    node = f"node {socket.gethostname()}"
     for kind in TOLD:
         if isinstance(error, kind):
-            return kind(f"{error} (node {socket.gethostname()})")
-    return error
+            return kind(f"{error} ({node})")
+    words = "".join(traceback.format_exception(error)).rstrip()
+    return SystemicFailure(f"an encoder process failed ({node}), and no video is to blame:\n{words}")
 
 
 def root_stamp(url: str) -> tuple[Any, ...] | None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from extract.cluster.actor import News
+from extract.cluster.doubts import Doubts
 from extract.cluster.members import STRIKES, Member, Shares
 from extract.decode.events import Job
 from extract.jobs import Summary, Watcher
@@ -19,6 +20,7 @@ class Deal:
 
     Attributes:
         shares: jobs that nobody has.
+        doubts: whether failures are the videos' own.
     """
 
     def __init__(
@@ -29,6 +31,7 @@ class Deal:
         self._again: set[str] = set()  # dealt out twice
         here = [replace(job, file=job.file.absolute()) if isinstance(job.file, Path) else job for job in jobs]
         self.shares = Shares(here, dict(summary.suspects), members)
+        self.doubts = Doubts[Member](ledger, bool(summary.skipped))
 
     def add_seconds(self, seconds: Mapping[str, float]) -> None:
         """What a share has taken."""
@@ -58,6 +61,10 @@ class Deal:
                     member.useful = True
                     assert one.part is not None
                     self._add(one.part)
+                    if one.value is not None:
+                        self.doubts.failed(member, one.value)
+                    elif one.part.done:
+                        self.doubts.works(member, job)
                     self._watcher.ended(job, one.value)
 
     def lost(self, member: Member, why: str) -> None:

@@ -21,12 +21,12 @@ from ray.exceptions import RayError, RayTaskError
 from extract.decode.ahead import ByteQueue, Decoders
 from extract.decode.child import PreparingHalf
 from extract.decode.decoders import usual_memory
-from extract.decode.events import Event, Failed, Finished, Job, Stopped
+from extract.decode.events import Event, Failed, Finished, Job, Opened, Stopped
 from extract.decode.fetching import Copies
-from extract.decode.one_video import failure
+from extract.decode.one_video import CHANGED, failure
 from extract.decode.preparing import num_cores
 from extract.decode.sampling import Item
-from extract.video import VideoError
+from extract.video import UnreadableFile, VideoError
 from shared.windows import WindowSpec
 
 BLOCK_BYTES = 4 * 2**20
@@ -141,6 +141,9 @@ class TaskDecoders:
                 for events, seconds in self._blocks(number, stream, lambda: None if handing.ended else check()):
                     spent += seconds
                     handing.take(events)
+                    if handing.changed:
+                        ray.cancel(stream)
+                        return spent
                 if handing.ended:
                     return spent
                 why = "it ended too early"
@@ -212,27 +215,44 @@ class TaskDecoders:
 class _HandingOut:
     """Passes the events of one video on, each once, however often the video has to be begun.
 
+    What was handed out must be of the file that is read now, as in extract/decode/decoders.py: a task that is begun
+    again may find another one in its place.
+
     Attributes:
         ended: the last event of the video was passed on.
+        changed: that was the end because of another file, and the rest is not wanted.
     """
 
     def __init__(self, put: Callable[[Event], None]) -> None:
         self._put, self._given, self._count = put, 0, 0
-        self.ended = False
+        self._sha256: Any = None
+        self.ended = self.changed = False
 
     def begin(self) -> None:
         self._count = 0
 
     def take(self, events: Sequence[Event]) -> None:
-        """Pass a block on."""
+        """Pass a block on, up to the last event of the video."""
         for event in events:
+            if self.ended:
+                return
             self._count += 1
-            if self._count > self._given:
+            event = self._checked(event)
+            self.ended = isinstance(event, Finished | Failed)
+            if self.ended or self._count > self._given:
                 self._given = self._count
                 self._put(_kept(event))
-            elif isinstance(event, Finished):
-                self._put(Failed("decode", "VideoError", "another video than a moment ago: it was being replaced"))
-            self.ended = isinstance(event, Finished | Failed)
+
+    def _checked(self, event: Event) -> Event:
+        """The event, or the end of a video that is another one by now."""
+        another = False
+        if isinstance(event, Opened):
+            sha256 = event.source.get("sha256")
+            another = self.changed = self._given > 0 and sha256 != self._sha256
+            self._sha256 = sha256
+        elif isinstance(event, Finished):
+            another = self._count <= self._given or event.info.source.get("sha256") != self._sha256
+        return Failed("decode", UnreadableFile.__name__, CHANGED) if another else event
 
 
 def _plain(spec: WindowSpec) -> dict[str, Any]:

@@ -19,7 +19,6 @@ from extract.cluster.deal import Deal
 from extract.cluster.decode import GetReady
 from extract.cluster.members import Member, start_member
 from extract.decode.events import Job
-from extract.decode.preparing import num_cores
 from extract.engines import Loaded
 from extract.jobs import Summary, Watcher
 from extract.loading import Choice
@@ -64,10 +63,10 @@ class RayEngine:
         self._members: list[Member] = []
         self._stack = ExitStack()
         self._useless, self._told = 0, 0.0
+        self._holds = self._freed = 0  # how often processes were told to wait, and to go on
 
     def __enter__(self) -> RayEngine:
-        num_cpus = max(num_cores(), (self._wanted or 1) * (self._workers + 1))  # room for all that is at work at once
-        self._stack.enter_context(connected(self._address, num_cpus))
+        self._own = self._stack.enter_context(connected(self._address, self._wanted or 1))
         self._stack.callback(self._end)
         return self
 
@@ -102,9 +101,10 @@ class RayEngine:
             self._timeout_s,
             sharers,
             os.environ.get("OMP_NUM_THREADS"),
+            count * self._workers if self._own else 0,
         )
         self._members = [start_member(self._post, self._gpu) for _ in range(count)]
-        warming = [GetReady.remote(self._timeout_s) for _ in range(count * self._workers)]
+        warming = [GetReady.remote(self._timeout_s) for _ in range(0 if self._own else count * self._workers)]
         self._loaded: Loaded | None = None
         while self._loaded is None:
             self._wait()
@@ -118,8 +118,11 @@ class RayEngine:
         started = time.perf_counter()
         deal = Deal(jobs, ledger, summary, watcher, len(self._members))
         try:
-            while deal.shares or any(member.share is not None for member in self._members):
-                self._give(deal)
+            while (
+                (doubt := self._doubt(deal)) or deal.shares or any(member.share is not None for member in self._members)
+            ):
+                if not (doubt and deal.doubts.of_all):
+                    self._give(deal)
                 self._wait(deal)
         except BaseException:
             self._leave()
@@ -137,9 +140,28 @@ class RayEngine:
                 return
             member.hands = {job.video: job for job in jobs}
             suspects = {v: n for v, n in deal.shares.suspects.items() if v in member.hands}
-            worked = bool(deal.summary.skipped or deal.summary.done)
-            member.share = member.actor.extract.remote(jobs, deal.summary.overwrite, suspects, worked)
+            member.share = member.actor.extract.remote(jobs, deal.summary.overwrite, suspects)
             member.news = member.news or member.actor.news.remote()
+
+    def _doubt(self, deal: Deal) -> bool:
+        """Whether failures look alike; then those that they concern wait until one has looked at other videos."""
+        if any(m.probe is not None for m in self._members):
+            return True
+        if (member := deal.doubts.doubted(self._members)) is None:
+            self._free()
+            return False
+        self._holds += 1
+        for held in self._members if deal.doubts.of_all else [member]:
+            held.actor.hold.remote(self._holds)
+        later = [*(job for m in self._members for job in m.hands.values()), *deal.shares]
+        member.probe = member.actor.opens.remote(deal.doubts.sample(member, later))
+        return True
+
+    def _free(self) -> None:
+        if self._holds > self._freed:
+            self._freed = self._holds
+            for member in self._members:
+                member.actor.free.remote(self._freed)
 
     def _wait(self, deal: Deal | None = None) -> None:
         """Take what comes within a moment."""
@@ -152,23 +174,28 @@ class RayEngine:
                 continue
             try:
                 self._take(member, ref, deal)
-            except RayTaskError:
-                raise  # a bug, or a node on which something is not installed
+            except RayTaskError as error:  # before our own code: a node on which something is not installed
+                raise SystemicFailure(f"an encoder process failed, and no video is to blame:\n{error}") from None
             except RayError as error:
                 self._replace(member, error, deal)
 
     def _take(self, member: Member, ref: Any, deal: Deal | None) -> None:
-        if ref is member.loading:
+        if ref == member.loading:  # of Ray's client, what comes back is not the same object
             found = ray.get(ref)
             member.loading = None
             if isinstance(found, Exception):
                 raise found
             self._compare(found)
-        elif ref is member.news:
+        elif ref == member.news:
             news = ray.get(ref)
             member.news = member.actor.news.remote() if member.share is not None else None
             assert deal is not None
             deal.take(member, news)
+        elif ref == member.probe:
+            readable, node = ray.get(ref)
+            member.probe = None
+            assert deal is not None
+            deal.doubts.settle(readable, node)
         else:
             report: Report = ray.get(ref)
             assert deal is not None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from extract.cluster.actor import EncoderActor, Post
@@ -18,12 +19,12 @@ UNKNOWN_BYTES = 1e6  # of a frame folder
 STRIKES = 2  # processes that died over a video; then it is tried once more, alone
 
 
-@dataclass
+@dataclass(eq=False)
 class Member:
     """One encoder process.
 
     Attributes:
-        loading, news, share: what it was asked and has not answered yet.
+        loading, news, share, probe: what it was asked and has not answered yet.
         hands: video id -> job, of what it was given and has not ended.
         opened: of these, the ones that it has begun.
         useful: it has ended a video.
@@ -33,6 +34,7 @@ class Member:
     loading: Any = None
     news: Any = None
     share: Any = None
+    probe: Any = None
     hands: dict[str, Job] = field(default_factory=dict)
     opened: set[str] = field(default_factory=set)
     useful: bool = False
@@ -40,7 +42,7 @@ class Member:
     @property
     def pending(self) -> list[Any]:
         """What may come from it."""
-        return [r for r in (self.loading, self.share, self.news) if r is not None]
+        return [r for r in (self.loading, self.share, self.news, self.probe) if r is not None]
 
     @property
     def idle(self) -> bool:
@@ -52,10 +54,13 @@ def start_member(post: Post, gpu: bool) -> Member:
     """A new process, on a GPU of its own or on any node with a CPU. It comes up by and by.
 
     Without a GPU no CPU is kept for it: as in a local run, encoders and decoders share the cores of a machine.
+    Neither is one where no decode tasks compete for them.
     """
     options: dict[str, Any] = {"scheduling_strategy": "SPREAD"}
     if gpu:
         options["num_gpus"] = 1
+    if post.decoders:
+        options["num_cpus"] = 0
     actor = EncoderActor.options(**options).remote(post)
     return Member(actor, loading=actor.load.remote())
 
@@ -75,6 +80,9 @@ class Shares:
 
     def __len__(self) -> int:
         return len(self._jobs) + len(self._last)
+
+    def __iter__(self) -> Iterator[Job]:
+        return chain((job for job, _ in self._jobs), self._last)
 
     def put_back(self, jobs: Iterable[Job]) -> None:
         """Add videos, which come next."""

@@ -22,6 +22,11 @@ def check_engine(engine: str, address: str | None, actors: int | None) -> None:
         raise ValueError(f"--engine: {unknown_name('engine', engine, ENGINES)}")
     if engine == "local" and (address is not None or actors is not None):
         raise ValueError("--address and --actors are for a cluster: add --engine ray")
+    if address is not None and not address.strip():
+        raise ValueError(
+            "--address is empty: give that of a Ray cluster (auto, HOST:PORT, ray://HOST:PORT); without --address one "
+            "is started on this machine for the run"
+        )
 
 
 def open_engine(

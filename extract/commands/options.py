@@ -28,7 +28,9 @@ OneShard = Annotated[
         "one cache. docs/scaling.md. [default: everything]",
     ),
 ]
-Shards = Annotated[int | None, typer.Option(min=1, help="Say also what each of so many shards would take.")]
+Shards = Annotated[
+    int | None, typer.Option(min=1, max=1_000_000, help="Say also what each of so many shards would take.")
+]
 Streams = Annotated[str, typer.Option(help="Comma-separated; adds to an existing cache.")]
 Workers = Annotated[int, typer.Option(min=1, help="Videos decoded at once.")]
 VideoTimeout = Annotated[

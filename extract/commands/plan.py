@@ -131,11 +131,12 @@ def _tell_shards(
     from extract.show.plan import print_shards
 
     by_id = {length.video.id: length for length in lengths}
-    works = [count_work([by_id[v] for v in part]) for part in split(manifest, count, url).parts]
+    parts = split(manifest, count, url)
+    works = [count_work([by_id[v] for v in part]) for part in parts.parts]
     seconds: list[float | None] = [None] * count
     if found is not None:
         seconds = [estimate(work, found, workers=workers, cores=num_cores()).seconds for work in works]
-    print_shards(out, works, seconds)
+    print_shards(out, parts, works, seconds)
 
 
 def _dims(config: ExtractConfig, streams: Sequence[str]) -> dict[str, int]:

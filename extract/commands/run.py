@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from extract.jobs import Summary
     from extract.shards import Shard
 
+# Of the command line (extract/__main__.py): what the command that tries again need not say.
+USUAL = {"--engine": "local", "--workers": 2, "--device": "auto", "--video-timeout": 60.0}
+
 
 @explained
 def run(
@@ -101,11 +104,13 @@ def run(
     if set(replace) == set(config.window.samples) and summary.exit_status < 2:
         store.note_made_with(made_with)
     same = FeatureCache.open(url).made_with == made_with
-    words = ["python", "-m", "extract", "run", dataset, *(["--like", url] if same else options_of(made_with))]
     some = ",".join(wanted) if set(wanted) != set(config.window.samples) else None
-    given = {"--cache": cache, "--root": root, "--shard": shard, "--streams": some, "--overwrite": overwrite}
-    words += ["--retry-failed", *(word for option, value in given.items() if value for word in (option, value))]
-    print_summary(out, summary, url, retry=shlex.join(words))
+    given: dict[str, Any] = {"--cache": cache, "--root": root, "--shard": shard, "--streams": some}
+    given |= {"--overwrite": overwrite or None, "--engine": engine, "--address": address, "--actors": actors}
+    given |= {"--workers": workers, "--device": device, "--gpu-memory": gpu_memory, "--video-timeout": video_timeout}
+    given |= {"--include-truncated": include_truncated}
+    retry = _retry_words(dataset, ["--like", url] if same else options_of(made_with), given)
+    print_summary(out, summary, url, retry=retry)
     return max(summary.exit_status, 1 if summary.left else 0)
 
 
@@ -127,7 +132,7 @@ def _extract(
     from extract.show.progress import RunDisplay
     from extract.systemic import SystemicFailure
 
-    url, ledger = store.url, FailureLedger(store.url)
+    url, ledger, about = store.url, FailureLedger(store.url), frozenset(v.id for v in manifest.videos)
     try:
         with err.status("loading encoders"):
             loaded = engine.load()
@@ -151,10 +156,10 @@ def _extract(
         for video, count in summary.suspects.items():
             note(f"{count} runs died while they were at {video}; it comes last")
         if not jobs:
-            forget(url)
+            forget(url, about)
             open_claims(url).close()  # of runs that were killed after their last video
             return summary
-        with RunDisplay(err, jobs) as display, InFlight(url, display) as watcher:
+        with RunDisplay(err, jobs) as display, InFlight(url, display, about) as watcher:
             return engine.run(jobs, store, ledger, summary, watcher)
     except SystemicFailure as error:
         err.print(f"error: {error}")
@@ -171,6 +176,15 @@ def _check_preset(store: FeatureCache, asked: Mapping[str, Any], replaced: tuple
             f"{store.url} was made with preset {made}, asked for {asked['preset']}. Use --preset {made} "
             "(PRESET= for make), give another cache (--cache, CACHE=), or replace what is there: --overwrite all."
         )
+
+
+def _retry_words(dataset: str, made: Sequence[str], given: Mapping[str, Any]) -> str:
+    """The command that tries failed videos again; ``given``: option -> value, or whether it is given."""
+    words = ["python", "-m", "extract", "run", dataset, *made, "--retry-failed"]
+    for option, value in given.items():
+        if value is not None and value is not False and value != USUAL.get(option):
+            words += [option] if value is True else [option, str(value)]
+    return shlex.join(words)
 
 
 def _own_part(manifest: Manifest, part: Shard, url: str) -> Manifest:

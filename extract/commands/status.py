@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from extract.commands.parts import explained, load, out
+from collections.abc import Mapping
+from pathlib import Path
+
+from extract.commands.parts import explained, load, note, out
 from shared.cache import FeatureCache
-from shared.datasets import cache_of
-from shared.ledger import FailureLedger
+from shared.datasets import cache_of, is_cache
+from shared.ledger import Failure, FailureLedger
+from shared.manifest import Manifest, Video
 
 
 @explained
@@ -15,5 +19,16 @@ def status(dataset: str, *, cache: str | None, root: str | None) -> int:
 
     url = cache_of(dataset, cache)
     store = FeatureCache.open(url)
+    failures = FailureLedger(url).failures()
+    if is_cache(dataset):
+        note("counted are the videos that the cache has; give the data set to count those that it lacks")
+        return print_status(out, _of_cache(store, failures), store, failures)
     manifest = load(dataset, root, render=False, cached=store.paths().values())
-    return print_status(out, manifest, store, FailureLedger(url).failures())
+    return print_status(out, manifest, store, failures)
+
+
+def _of_cache(store: FeatureCache, failures: Mapping[str, Failure]) -> Manifest:
+    """What is known of the data set without it: videos that are complete, were begun, or have failed."""
+    paths = dict.fromkeys(store.folder_ids(), "") | {v: failure.path for v, failure in failures.items()} | store.paths()
+    videos = tuple(Video(name, path or name, name) for name, path in sorted(paths.items()))
+    return Manifest(store.dataset, Path(), videos, {}, store.url)

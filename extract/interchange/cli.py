@@ -64,7 +64,9 @@ def import_(
     facts: Annotated[
         str | None, typer.Option(help="Frame counts and times: another cache, or a CSV video,num_frames,fps.")
     ] = None,
-    fps: Annotated[float | None, typer.Option(help="Frame rate of all videos whose rate nothing else says.")] = None,
+    fps: Annotated[
+        float | None, typer.Option(help="Frame rate of videos whose rate nothing else says; what does must agree.")
+    ] = None,
     samples: Annotated[
         int | None, typer.Option(min=1, help="Samples per window. [default: of the arrays, or 16]")
     ] = None,

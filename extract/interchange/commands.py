@@ -101,7 +101,7 @@ def import_features(
     url = cache_of(dataset or "", cache)
     replaced = {s.strip() for s in overwrite.split(",") if s.strip()}
     if form == "h5":
-        from extract.interchange.import_archive import is_archive
+        from extract.interchange.archive_reading import is_archive
 
         if is_archive(source):
             given = [f"--{name}" for name, value in {**declared, **window}.items() if value]
@@ -121,32 +121,26 @@ def import_features(
 def _import_archive(
     source: Path, url: str, stream: str | None, videos: Sequence[Video] | None, replaced: set[str], dry_run: bool
 ) -> int:
-    from extract.interchange.import_archive import ArchiveFacts, import_archive
+    from extract.interchange.archive_reading import open_archive
+    from extract.interchange.import_archive import check_archive, write_archive
     from extract.show.progress import StepDisplay
 
-    def open_cache(facts: ArchiveFacts) -> FeatureCache:
+    names = [s.strip() for s in stream.split(",")] if stream else None
+    known = None if videos is None else {v.id for v in videos}
+    with open_archive(source, streams=names, known=known) as archive:
+        for line in archive.notes:
+            err.print(f"note: {line}")
+        with StepDisplay(err, "checking", "videos") as display:
+            check_archive(archive, display.reached)
+        if dry_run:
+            there = {video: found for video, found in archive.chosen.items() if found}
+            _list([f"{video}: {', '.join(found)}" for video, found in there.items()])
+            out.print(f"nothing was written: {len(there)} videos of {source} would go to {url}")
+            return 0
+        facts = archive.facts
         store = FeatureCache.create(url, dataset=facts.dataset, window=facts.window, made_with=facts.made_with)
-        if facts.imported != store.imported:
-            store.note_imported(facts.imported)
-        return store
-
-    notes: list[str] = []
-    with StepDisplay(err, "checking" if dry_run else "importing", "videos") as display:
-        written = import_archive(
-            source,
-            None if dry_run else open_cache,
-            streams=[s.strip() for s in stream.split(",")] if stream else None,
-            known=None if videos is None else {v.id for v in videos},
-            overwrite=replaced,
-            progress=display.reached,
-            tell=notes.append,
-        )
-    for line in notes:
-        err.print(f"note: {line}")
-    if dry_run:
-        _list([f"{video}: {', '.join(names)}" for video, names in written.items()])
-        out.print(f"nothing was written: {len(written)} videos of {source} would go to {url}")
-        return 0
+        with StepDisplay(err, "importing", "videos") as display:
+            written = write_archive(archive, store, overwrite=replaced, progress=display.reached)
     out.print(
         f"{sum(map(len, written.values()))} streams of {len(written)} videos imported, the rest was there -> {url}"
     )
@@ -167,8 +161,11 @@ def _import_external(
     replaced: set[str],
     dry_run: bool,
 ) -> int:
-    from extract.interchange.external_facts import Facts, FrameRule
+    import numpy as np
+
+    from extract.interchange.external_facts import FrameRule
     from extract.interchange.external_files import digest_of, open_external_hdf5, open_npy
+    from extract.interchange.external_times import Facts
     from extract.interchange.import_external import Declared, check_replacing, plan_import, window_with, write_import
     from extract.show.progress import StepDisplay
 
@@ -193,6 +190,12 @@ def _import_external(
             err.print(
                 f"note: in {len(gaps)} videos the windows sample frames that have no row ({gaps[0].video}: "
                 f"{gaps[0].gaps}); training will refuse them. --nearest takes the nearest row instead"
+            )
+        if (farthest := max(jobs, key=lambda job: job.distance)).distance:
+            used = sum(len(np.unique(job.source_rows)) for job in jobs if job.source_rows is not None)
+            err.print(
+                f"note: --nearest stores {used} rows {rows} times in all, for frames that are up to "
+                f"{farthest.distance} frames away ({farthest.video})"
             )
         if dry_run:
             out.print(f"nothing was written: {len(jobs)} videos, {rows} rows of size {size} would go to {url}")

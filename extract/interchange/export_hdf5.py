@@ -14,7 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from extract.interchange.hdf5_layout import FORMAT, FORMAT_VERSION, VIDEOS, encode_attributes
+from extract.interchange.hdf5_layout import FORMAT, FORMAT_VERSION, VIDEOS, contents_of, encode_attributes
 from extract.interchange.selection import Selection, check_room, full_disk_explained, read_whole, stream_arrays
 from extract.interchange.whole_output import whole_output
 from shared.cache import CacheError, FeatureCache, StreamData
@@ -43,6 +43,7 @@ def export_hdf5(
     check_room(file, 2 * chosen.num_values)
     marks = {"dataset": cache.dataset, "window": cache.window.to_dict(), "made_with": cache.made_with}
     marks |= {"imported": cache.imported} if cache.imported else {}
+    marks["contents"] = contents_of(chosen.videos)
     with (
         full_disk_explained(file),
         whole_output(file, folder=False, overwrite=overwrite) as part,

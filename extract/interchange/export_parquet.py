@@ -32,6 +32,9 @@ VIDEO_COLUMNS = {
     "fps": pa.float64(),
     "width": pa.int32(),
     "height": pa.int32(),
+    "missing_frames": pa.int64(),
+    "truncated": pa.bool_(),
+    "promised_frames": pa.int64(),  # of a video that ends early, where its container says; else null
 }
 
 
@@ -66,7 +69,7 @@ def export_parquet(
             for number, (video, streams) in enumerate(chosen.videos.items(), 1):
                 info = cache.info(video)
                 assert info is not None  # a complete stream implies it
-                rows.append((video, info.source.get("path"), info.num_frames, info.fps, info.width, info.height))
+                rows.append(_video_row(video, info))
                 plan = cache.window.plan(info.num_frames)
                 for stream in streams:
                     data = read_whole(cache, video, stream)
@@ -124,6 +127,13 @@ class _Tables:
 def _leaves(schema: pa.Schema) -> list[str]:
     """Names of columns as Parquet counts them: a list's are called after its path."""
     return ["features.list.element" if f.name == "features" else f.name for f in schema]
+
+
+def _video_row(video: str, info: VideoInfo) -> tuple[Any, ...]:
+    """Values of ``VIDEO_COLUMNS``."""
+    promised = (info.truncated or {}).get("promised") or None
+    about = (info.source.get("path"), info.num_frames, info.fps, info.width, info.height)
+    return (video, *about, info.missing_frames, info.truncated is not None, promised)
 
 
 def _feature_table(

@@ -1,36 +1,27 @@
-"""What must be known of features that were made elsewhere: of which video, of which frames, and when those are shown.
+"""What must be known of features that were made elsewhere: of which video and of which frames.
 
 Axes: F frames of a video, U rows.
 """
 
 from __future__ import annotations
 
-import csv
 import difflib
-import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 import numpy as np
 
 from extract.interchange.external_files import ExternalRows
 from extract.interchange.hdf5_layout import FeatureFileError
-from shared.cache import FeatureCache, VideoInfo
 from shared.manifest import Video
 from shared.names import name_key, name_problem
 from shared.windows import WindowPlan
 
-MAX_FRAMES = 2**26  # 25 days at 30 frames/s
-COLUMNS = ("video", "num_frames", "fps")
 TELL_FRAMES = (
     "say which frames the rows are of: --frames every:4 (0, 4, 8, ...), every:16:8 (8, 24, ...), centers (the middle "
     "frame of every window), plan (the frames that the windows sample), or a file VIDEO.frames.npy beside"
-)
-TELL_FACTS = (
-    "give --facts with a cache or a CSV (video,num_frames,fps), or a file VIDEO.pts.npy with the time of every frame; "
-    "with --frames every:1, --fps is enough"
 )
 
 
@@ -88,6 +79,8 @@ def declared_frames(rows: ExternalRows, rule: FrameRule | None, plan: WindowPlan
     frames = rows.frames if rule is None else rule.frames(num_rows, plan.unique[stream])
     assert frames is not None
     said = f"by --frames {rule.text}" if rule else "by its file of frames"
+    if rule is not None and rule.step:
+        check_count(rows, rule, plan.num_frames)
     if len(frames) != num_rows:
         raise FeatureFileError(f"{where}: expected {len(frames)} rows {said}, found {num_rows}")
     if (np.diff(frames) <= 0).any() or frames[0] < 0:
@@ -99,107 +92,26 @@ def declared_frames(rows: ExternalRows, rule: FrameRule | None, plan: WindowPlan
     return frames
 
 
-@dataclass
-class Facts:
-    """Where the facts of a video come from: the cache itself, another cache or a table, files beside, --fps.
-
-    Attributes:
-        cache: the cache that is imported into, if it is there.
-        other: another cache.
-        table: video id -> number of frames and frame rate.
-        fps: for videos whose rate nothing else says.
-    """
-
-    cache: FeatureCache | None = None
-    other: FeatureCache | None = None
-    table: Mapping[str, tuple[int, float]] = field(default_factory=dict)
-    fps: float | None = None
-
-    @classmethod
-    def of(cls, cache: FeatureCache | None, facts: str | None, fps: float | None) -> Facts:
-        """From the command line: ``facts`` is a CSV or a cache.
-
-        Raises:
-            ValueError: it cannot be read.
-        """
-        if fps is not None and not (math.isfinite(fps) and fps > 0):
-            raise ValueError(f"--fps: expected frames per second, found {fps:g}")
-        if facts is None:
-            return cls(cache, fps=fps)
-        if facts.lower().endswith(".csv"):
-            return cls(cache, table=read_facts(Path(facts)), fps=fps)
-        return cls(cache, FeatureCache.open(facts), fps=fps)
-
-    def info(self, video: str, path: str, rows: ExternalRows, rule: FrameRule | None) -> VideoInfo:
-        """The facts of one video.
-
-        Raises:
-            FeatureFileError: nobody knows them, or two that know differ.
-            CacheError: a cache is damaged.
-        """
-        for known in (self.cache, self.other):
-            if known is not None and (info := known.info(video)) is not None:
-                if rows.pts is not None and len(rows.pts) != info.num_frames:
-                    raise FeatureFileError(
-                        f"{rows.where}: its times are of {len(rows.pts)} frames, {known.url} has {info.num_frames}"
-                    )
-                return info
-        num_frames, fps = self.table.get(video, (0, 0.0))
-        fps = fps or self.fps or 0.0
-        pts = rows.pts
-        if pts is None:
-            if not num_frames and rule is not None and (rule.step, rule.offset) == (1, 0):
-                num_frames = rows.shape[0]
-            if not num_frames or not fps:
-                what = "how many frames the video has" if not num_frames else "its frame rate"
-                raise FeatureFileError(f"{rows.where}: nothing says {what}; {TELL_FACTS}")
-            pts = np.arange(num_frames) / fps
-        _check_times(pts, num_frames, rows.where)
-        return VideoInfo(
-            source={"path": path},
-            fps=fps,
-            num_frames=len(pts),
-            width=0,
-            height=0,
-            rotation=0,
-            decoder="external",
-            pts=pts,
-        )
-
-
-def _check_times(pts: np.ndarray, num_frames: int, where: str) -> None:
-    if num_frames and len(pts) != num_frames:
-        raise FeatureFileError(f"{where}: its times are of {len(pts)} frames, --facts says {num_frames}")
-    if not 1 <= len(pts) <= MAX_FRAMES or not np.isfinite(pts).all():
-        raise FeatureFileError(f"{where}: expected finite times of 1 to {MAX_FRAMES} frames, found {len(pts)}")
-
-
-def read_facts(file: Path) -> dict[str, tuple[int, float]]:
-    """Number of frames and frame rate (0.0 if not given) of every video in a CSV.
+def check_count(rows: ExternalRows, rule: FrameRule, num_frames: int) -> None:
+    """Refuse rows that are not one per step to the end of the video, where an incomplete last step may be left out.
 
     Raises:
-        FeatureFileError: not of that form; the message names the line.
-        OSError: it cannot be read.
+        FeatureFileError: says which steps would give as many rows.
     """
-    found: dict[str, tuple[int, float]] = {}
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as opened:
-            reader = csv.DictReader(opened, strict=True)
-            if not {"video", "num_frames"} <= set(reader.fieldnames or ()):
-                raise FeatureFileError(f"{file}: expected columns {', '.join(COLUMNS)}, found {reader.fieldnames}")
-            for row in reader:
-                where = f"{file}, line {reader.line_num}"
-                count, rate = row["num_frames"] or "", row.get("fps") or "0"
-                if not re.fullmatch(r"[0-9]{1,8}", count) or not 1 <= int(count) <= MAX_FRAMES:
-                    raise FeatureFileError(f"{where}: num_frames is {count!r}, expected 1 to {MAX_FRAMES}")
-                if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]*)?", rate):
-                    raise FeatureFileError(f"{where}: fps is {rate!r}, expected a number such as 29.97")
-                if row["video"] in found:
-                    raise FeatureFileError(f"{where}: video {row['video']!r} is there twice")
-                found[row["video"]] = int(count), float(rate)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise FeatureFileError(f"{file} is not a CSV in UTF-8 ({error})") from None
-    return found
+    left, num_rows = num_frames - rule.offset, rows.shape[0]
+    least, most = max(0, left // rule.step), max(0, -(-left // rule.step))
+    if least <= num_rows <= most:
+        return
+    wanted = str(most) if least == most else f"{least} or {most}"
+    # Steps that would give as many rows: floor(left / step) or ceil(left / step) is their number.
+    first, last = left // (num_rows + 1) + 1, -(-left // (num_rows - 1)) - 1 if num_rows > 1 else left
+    fitting = f"every:{first}" if first == last else f"every:{first} to every:{last}"
+    offset = f" with offset {rule.offset}" if rule.offset else ""
+    hint = f"{fitting}{offset} would fit" if first <= min(last, left) else "no step fits so many rows"
+    raise FeatureFileError(
+        f"{rows.where}: expected {wanted} rows by --frames {rule.text} of {num_frames} frames, found {num_rows}; "
+        f"{hint}. Say what made the features, or the frames themselves in VIDEO.frames.npy"
+    )
 
 
 def match_videos(names: Iterable[str], videos: Sequence[Video] | None) -> tuple[dict[str, Video], list[str]]:
@@ -246,3 +158,21 @@ def nearest_rows(frames: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     before = after - 1
     after = np.minimum(after, len(frames) - 1)
     return np.where(wanted - frames[before] <= frames[after] - wanted, before, after)
+
+
+def nearest_distance(rows: ExternalRows, rule: FrameRule | None, frames: np.ndarray, wanted: np.ndarray) -> int:
+    """How far, in frames, the farthest wanted frame is from the row that ``nearest_rows`` gives it.
+
+    Raises:
+        FeatureFileError: two steps or more, which is more than rows of clips leave whose incomplete last one was
+            left out: rows would stand for a part of the video that nobody looked at.
+    """
+    distances = np.abs(frames[nearest_rows(frames, wanted)] - wanted)
+    farthest = int(np.argmax(distances))
+    step = (rule.step if rule else 0) or int(np.diff(frames).max(initial=1))
+    if distances[farthest] < 2 * step:
+        return int(distances[farthest])
+    raise FeatureFileError(
+        f"{rows.where}: --nearest: frame {wanted[farthest]}, which windows sample, is {distances[farthest]} frames "
+        f"from the nearest row, and rows are at most {step} apart; add rows there, or leave --nearest away"
+    )

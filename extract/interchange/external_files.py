@@ -169,7 +169,8 @@ def _load(file: Path, kinds: str, num_axes: tuple[int, ...]) -> np.ndarray:
     if not stat.S_ISREG(file.stat().st_mode):
         raise FeatureFileError(f"{file}: expected a .npy file, found a folder or a device")
     try:
-        values = np.lib.format.open_memmap(file, mode="r")
+        with np.errstate(over="ignore"):  # a shape that is too large gets our words, not numpy's warning as well
+            values = np.lib.format.open_memmap(file, mode="r")
     except Exception as error:  # headers are parsed by Python: a hostile one may raise anything
         raise FeatureFileError(
             f"{file}: expected an array as numpy.save writes it, without pickled objects, found something else or a "

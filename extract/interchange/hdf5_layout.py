@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,34 @@ FORMAT = "crossgru-features"
 FORMAT_VERSION = 1
 VIDEOS = "videos"
 INT64 = 2**63
+MAX_SHOWN = 20
 
 
 class FeatureFileError(ValueError):
     """A file of features is not what was expected; the message says what was found and what to do."""
+
+
+def refuse(problems: Sequence[str]) -> None:
+    """Raise all that is wrong with a file at once; nothing happens if nothing is.
+
+    Raises:
+        FeatureFileError: lists the problems.
+    """
+    if problems:
+        more = [f"... and {len(problems) - MAX_SHOWN} more"] * (len(problems) > MAX_SHOWN)
+        lines = "\n  ".join([*problems[:MAX_SHOWN], *more])
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise FeatureFileError(f"{count}, nothing was imported:\n  {lines}")
+
+
+def contents_of(videos: Mapping[str, Iterable[str]]) -> dict[str, Any]:
+    """How many videos a file has, and how many of them have each stream: what its root says, and its seal covers.
+
+    Args:
+        videos: video id -> names of its streams.
+    """
+    counts = Counter(name for names in videos.values() for name in names)
+    return {"videos": len(videos), "streams": dict(sorted(counts.items()))}
 
 
 def encode_attributes(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,22 +12,23 @@ from typing import Any
 import numpy as np
 
 from extract.interchange.external_facts import (
-    Facts,
     FrameRule,
     declared_frames,
     match_videos,
+    nearest_distance,
     nearest_rows,
     window_gaps,
 )
 from extract.interchange.external_files import BLOCK_BYTES, ExternalRows
-from extract.interchange.hdf5_layout import FeatureFileError
-from extract.interchange.writing import whole_stream
+from extract.interchange.external_times import Facts
+from extract.interchange.hdf5_layout import FeatureFileError, refuse
+from extract.interchange.writing import import_claims, whole_streams
 from shared.cache import CacheError, FeatureCache, RecipeMismatch, VideoInfo
+from shared.cache.arrays import StreamWriter
+from shared.claims import Claims
 from shared.manifest import Video
 from shared.recipe import Recipe
 from shared.windows import WindowSpec
-
-MAX_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class ImportJob:
         frames: int64 (U,) of the stored rows, or None for windows.
         source_rows: int64 (U,), the row of the file that each stored row is, or None: all of them in order.
         gaps: how many of the frames that the windows sample have no row.
+        distance: by how many frames, at most, a row was moved by --nearest.
     """
 
     video: str
@@ -72,6 +74,7 @@ class ImportJob:
     frames: np.ndarray | None
     source_rows: np.ndarray | None
     gaps: int
+    distance: int = 0
 
     @property
     def num_rows(self) -> int:
@@ -123,11 +126,7 @@ def plan_import(
         except (FeatureFileError, CacheError) as error:
             problems.append(str(error))
         progress(number, len(matched))
-    if problems:
-        more = [f"... and {len(problems) - MAX_SHOWN} more"] * (len(problems) > MAX_SHOWN)
-        lines = "\n  ".join([*problems[:MAX_SHOWN], *more])
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise FeatureFileError(f"{count}, nothing was imported:\n  {lines}")
+    refuse(problems)
     return jobs
 
 
@@ -137,7 +136,8 @@ def _plan_video(rows: ExternalRows, video: Video, window: WindowSpec, declared: 
     frames, wanted = declared_frames(rows, declared.rule, plan, declared.stream), plan.unique[declared.stream]
     if frames is None or not declared.nearest:
         return ImportJob(video.id, rows, info, frames, None, window_gaps(frames, wanted))
-    return ImportJob(video.id, rows, info, wanted, nearest_rows(frames, wanted), 0)
+    distance = nearest_distance(rows, declared.rule, frames, wanted)
+    return ImportJob(video.id, rows, info, wanted, nearest_rows(frames, wanted), 0, distance)
 
 
 def check_values(rows: ExternalRows) -> None:
@@ -191,11 +191,12 @@ def write_import(
         OSError: the cache cannot be written.
     """
     written = []
-    for number, job in enumerate(jobs, 1):
-        if not _is_there(cache, job.video, stream, recipe):
-            _write_video(cache, job, stream, recipe)
-            written.append(job.video)
-        progress(number, len(jobs))
+    with import_claims(cache) as claims:
+        for number, job in enumerate(jobs, 1):
+            if not _is_there(cache, job.video, stream, recipe):
+                _write_video(cache, claims, job, stream, recipe)
+                written.append(job.video)
+            progress(number, len(jobs))
     return written
 
 
@@ -206,18 +207,22 @@ def _is_there(cache: FeatureCache, video: str, stream: str, recipe: Recipe) -> b
         return False
 
 
-def _write_video(cache: FeatureCache, job: ImportJob, stream: str, recipe: Recipe) -> None:
-    if cache.info(job.video) is None:
-        cache.write_info(job.video, job.info)
+def _write_video(cache: FeatureCache, claims: Claims, job: ImportJob, stream: str, recipe: Recipe) -> None:
+    info = job.info if cache.info(job.video) is None else None
     kind = "window" if job.frames is None else "timeline"
-    with whole_stream(cache, job.video, stream, kind, recipe) as writer:
-        if job.frames is None:
-            for _, block in job.rows.blocks():
-                writer.append(block)
-            return
-        source = np.arange(job.num_rows) if job.source_rows is None else job.source_rows
-        step = max(1, BLOCK_BYTES // (8 * job.rows.shape[-1]))
-        for first in range(0, job.num_rows, step):
-            part = source[first : first + step]
-            block = job.rows.read(int(part[0]), int(part[-1]) + 1)[part - part[0]]
-            writer.append(block, job.frames[first : first + step])
+    with whole_streams(cache, claims, job.video, info, {stream: (kind, recipe)}) as writers:
+        _append_rows(writers[stream], job)
+        writers[stream].finish()
+
+
+def _append_rows(writer: StreamWriter, job: ImportJob) -> None:
+    if job.frames is None:
+        for _, block in job.rows.blocks():
+            writer.append(block)
+        return
+    source = np.arange(job.num_rows) if job.source_rows is None else job.source_rows
+    step = max(1, BLOCK_BYTES // (8 * job.rows.shape[-1]))
+    for first in range(0, job.num_rows, step):
+        part = source[first : first + step]
+        block = job.rows.read(int(part[0]), int(part[-1]) + 1)[part - part[0]]
+        writer.append(block, job.frames[first : first + step])

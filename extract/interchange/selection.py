@@ -52,7 +52,7 @@ def select(cache: FeatureCache, wanted: Sequence[str] | None, expected: Collecti
     for name in wanted or ():
         if name not in known:
             raise ValueError(f"--streams: {unknown_name('stream', name, known)}")
-    streams = tuple(wanted or known)
+    streams = tuple(dict.fromkeys(wanted or known))
     videos = {v: [s for s in streams if s in has] for v, has in found.items() if set(has) & set(streams)}
     if not videos:
         raise CacheError(f"{cache.url} has no complete stream; extract first, see python -m extract run --help")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 NEEDED = {"source", "fps", "num_frames", "width", "height", "rotation", "decoder", "missing_frames"}
+MAX_FRAMES = 2**26  # 25 days at 30 frames/s
 COUNTS = ("num_frames", "width", "height", "missing_frames")  # a width of 0: features made elsewhere, nobody said it
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -27,18 +28,28 @@ def check_place(target: Path, *, folder: bool, overwrite: bool) -> None:
     """Refuse a place before any work is done; what killed processes left of it is removed.
 
     Raises:
-        OutputError: no such folder, something is there already, or it is of the other kind.
+        OutputError: no such folder, something is there already, or it is neither a file nor a folder, as wanted.
     """
     if not target.parent.is_dir():
         raise OutputError(f"--output {target}: there is no folder {target.parent}; make it, or give another place")
     sweep(target)
     if not os.path.lexists(target):
         return
-    if target.is_dir() != folder:
-        kinds = ("a file", "a folder")
-        raise OutputError(f"--output {target}: expected {kinds[folder]}, found {kinds[not folder]}; give another place")
+    _check_kind(target, folder)
     if not overwrite:
         raise OutputError(f"--output {target} is there already; give another place, or replace it: --overwrite")
+
+
+def _check_kind(target: Path, folder: bool) -> None:
+    """Refuse what a move would replace and nobody means to lose: devices, pipes, links, and the other kind."""
+    mode = os.lstat(target).st_mode
+    if (stat.S_ISDIR if folder else stat.S_ISREG)(mode):
+        return
+    wanted = ("a file", "a folder")[folder]
+    if stat.S_ISLNK(mode):
+        raise OutputError(f"--output {target}: expected {wanted}, found a link; give the place that it leads to")
+    found = "a folder" if stat.S_ISDIR(mode) else "a file" if stat.S_ISREG(mode) else "a device, pipe or socket"
+    raise OutputError(f"--output {target}: expected {wanted}, found {found}; give another place")
 
 
 @contextmanager
@@ -79,7 +90,8 @@ def sweep(target: Path) -> None:
 def _leftovers(target: Path, ending: str) -> list[Path]:
     names = [p for p in target.parent.iterdir() if p.name.startswith(f"{target.name}.") and p.name.endswith(ending)]
     # Exactly our own: eight hex digits between the name and the ending.
-    return [p for p in names if _is_mark(p.name[len(target.name) + 1 : -len(ending)])]
+    own = [p for p in names if _is_mark(p.name[len(target.name) + 1 : -len(ending)])]
+    return [p for p in own if p.is_file() or p.is_dir()]  # a pipe of such a name would hold up whoever opens it
 
 
 def _is_mark(text: str) -> bool:
@@ -134,6 +146,8 @@ def _sync(part: Path) -> None:
 
 
 def _move(part: Path, target: Path, folder: bool, overwrite: bool) -> None:
+    if overwrite and os.path.lexists(target):
+        _check_kind(target, folder)  # making the output may have taken hours
     if overwrite and not folder:
         os.replace(part, target)
         return

@@ -1,37 +1,63 @@
-"""A stream that is imported: nobody else writes it meanwhile, and it is there whole or not at all."""
+"""Streams that are imported: nobody else writes them meanwhile, and each is there whole or not at all.
+
+One import has one set of claims, and a video's streams are begun together: on an object store every sign of life, and
+every line of the index beside the cache, is a request.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 
-from shared.cache import CacheError, FeatureCache
+from shared.cache import CacheError, FeatureCache, VideoInfo
 from shared.cache.arrays import StreamWriter
-from shared.claims import open_claims
+from shared.claims import Claims, open_claims
 from shared.recipe import Recipe
 
 
 @contextmanager
-def whole_stream(cache: FeatureCache, video: str, stream: str, kind: str, recipe: Recipe) -> Iterator[StreamWriter]:
-    """A writer that finishes if all goes well; else nothing of the stream is left.
-
-    Raises:
-        CacheError: another process is writing the same stream.
-    """
+def import_claims(cache: FeatureCache) -> Iterator[Claims]:
+    """The claims of one import; all are given back in the end."""
     claims = open_claims(cache.url)
     try:
-        if not claims.take(video, [stream]):
-            holder = claims.holder(video, [stream])
-            raise CacheError(
-                f"{cache.url}: {holder or 'another process'} is at work on stream {stream!r} of video {video!r}; let "
-                "it end, then repeat the command"
-            )
-        try:
-            writer = cache.writer(video, stream, kind=kind, recipe=recipe)
-            yield writer
-            writer.finish()
-        except BaseException:
-            cache.abandon(video, [stream])
-            raise
+        yield claims
     finally:
         claims.close()
+
+
+@contextmanager
+def whole_streams(
+    cache: FeatureCache,
+    claims: Claims,
+    video: str,
+    info: VideoInfo | None,
+    streams: Mapping[str, tuple[str, Recipe]],
+) -> Iterator[dict[str, StreamWriter]]:
+    """Writers for streams of a video, each to be finished by the caller; of those that are not, nothing is left.
+
+    Args:
+        info: facts of the video, to be stored first; None: the cache has them.
+        streams: name -> kind and recipe.
+
+    Raises:
+        CacheError: another process is writing one of these streams, or the video was made from another file.
+    """
+    if not claims.take(video, streams):
+        held = [(s, holder) for s in streams if (holder := claims.holder(video, [s])) is not None]
+        stream, who = held[0] if held else (next(iter(streams)), "another process")
+        raise CacheError(
+            f"{cache.url}: {who} is at work on stream {stream!r} of video {video!r}; let it end, then repeat the "
+            "command"
+        )
+    try:
+        if info is not None:
+            cache.write_info(video, info)
+        try:
+            # All of them before any is finished: then the index is told once that the video changes, and once how.
+            yield {name: cache.writer(video, name, kind=kind, recipe=made) for name, (kind, made) in streams.items()}
+        except BaseException:
+            with suppress(Exception):  # what went wrong must not give way to a store that cannot be cleaned up
+                cache.abandon(video, streams)
+            raise
+    finally:
+        claims.give(video)

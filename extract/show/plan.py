@@ -11,6 +11,7 @@ from extract.calibrate import BUDGET_S, Calibration
 from extract.config import ExtractConfig
 from extract.cost import Length, Work
 from extract.estimate import Estimate
+from extract.shards import Split
 from extract.show.dataset import print_table
 
 SHOWN = 5
@@ -100,12 +101,14 @@ def print_hours(console: Console, config: ExtractConfig, found: Calibration, tot
     )
 
 
-def print_shards(console: Console, works: Sequence[Work], seconds: Sequence[float | None]) -> None:
-    """What is left for every shard; seconds on a machine of its own, None where nothing was timed."""
-    table = Table("shard", "videos", "frames", "takes about", box=None, pad_edge=False)
-    for number, (work, taken) in enumerate(zip(works, seconds, strict=True), start=1):
+def print_shards(console: Console, split: Split, works: Sequence[Work], seconds: Sequence[float | None]) -> None:
+    """Every shard and what is left of it; seconds on a machine of its own, None where nothing was timed."""
+    console.print(f"\nsplit {split.mark}, the mark that every run of a shard prints if it sees these videos")
+    table = Table("shard", "videos", "to extract", "frames", "takes about", box=None, pad_edge=False)
+    for number, (part, work, taken) in enumerate(zip(split.parts, works, seconds, strict=True), start=1):
         takes = "-" if taken is None else duration(taken)
-        table.add_row(f"{number}/{len(works)}", f"{len(work.videos):,}", f"{work.frames:,}", takes)
+        left = f"{len(work.videos):,}"
+        table.add_row(f"{number}/{len(works)}", f"{len(part):,}", left, f"{work.frames:,}", takes)
     print_table(console, table)
     console.print("each shard on a machine like this one; on one machine they share its cores")
 

@@ -8,11 +8,12 @@ from datetime import UTC, datetime
 
 from zarr.buffer.cpu import Buffer, buffer_prototype
 from zarr.core.sync import sync
-from zarr.storage import FsspecStore
 
 from shared.cache.direct import read_file
 from shared.cache.local import write_file
 from shared.cache.nodes import CacheError
+from shared.cache.remote import RemoteStore
+from shared.places import is_url, plain_place
 
 RETIRED = ".gone"
 
@@ -29,9 +30,9 @@ class Folder:
 
     def __init__(self, url: str) -> None:
         refuse_link(url)
-        self.url = url
-        self.is_remote = "://" in url
-        self._store = FsspecStore.from_url(url) if self.is_remote else None
+        self.url = plain_place(url)
+        self.is_remote = is_url(self.url)
+        self._store = RemoteStore.at(self.url) if self.is_remote else None
 
     def sizes(self) -> dict[str, int]:
         """Name -> bytes of every file; of those that are being written, none."""
@@ -103,7 +104,8 @@ class Folder:
         with suppress(OSError):
             if self._store is None:
                 return datetime.fromtimestamp(os.stat(f"{self.url}/{name}").st_mtime, UTC)
-            told = sync(self._store.fs._info(f"{self._store.path}/{name}")).values()
+            with self._store.errors():
+                told = sync(self._store.fs._info(f"{self._store.path}/{name}")).values()
             times = [t if t.tzinfo else t.replace(tzinfo=UTC) for t in told if isinstance(t, datetime)]
             return max(times, default=None)
         return None
@@ -123,14 +125,14 @@ def refuse_link(url: str) -> None:
     Raises:
         CacheError: it is one.
     """
-    path = url.removeprefix("file://").rstrip("/")
-    if "://" not in path and os.path.islink(path):
+    path = plain_place(url).rstrip("/")
+    if not is_url(path) and os.path.islink(path):
         raise CacheError(
             f"{path} is a link to another folder; this program keeps files of its own there, which belong beside the "
             "cache: remove the link (what it points to stays as it is) and repeat the command"
         )
 
 
-async def _sizes(store: FsspecStore) -> dict[str, int]:
+async def _sizes(store: RemoteStore) -> dict[str, int]:
     names = [name async for name in store.list()]
     return {name: await store.getsize(name) for name in names}

@@ -11,9 +11,9 @@ import asyncio
 import errno
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from functools import lru_cache
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, TypeVar
 
 import zarr
 from zarr.abc.store import Store
@@ -27,6 +27,7 @@ from shared.cache.local import remove_folder, sweep, write_file
 METADATA = "zarr.json"
 MEND = "find all such places with: python -m extract verify, and extract again with --overwrite damaged"
 _CONCURRENT = 32
+T = TypeVar("T")
 
 
 class CacheError(ValueError):
@@ -66,11 +67,7 @@ def put(store: Store, path: str, staged: Mapping[str, bytes], marks: Mapping[str
         return
 
     async def put_all() -> None:
-        # Wait for all of them even if one fails, so that nothing is written after the caller has cleaned up.
-        writes = [store.set(key, Buffer.from_bytes(value)) for key, value in values.items()]
-        for result in await asyncio.gather(*writes, return_exceptions=True):
-            if isinstance(result, BaseException):
-                raise result
+        await _all(store.set(key, Buffer.from_bytes(value)) for key, value in values.items())
         await store.set(_key(path), Buffer.from_bytes(last))
 
     last = _group(marks)  # zarr may have to make one, in the thread that the next call occupies
@@ -118,7 +115,7 @@ def get_groups(store: Store, paths: Iterable[str]) -> list[Node]:
         return [parse_group(read_file(f"{store.root}/{_key(path)}"), path) for path in paths]
 
     async def get_all() -> list[Node]:
-        return list(await asyncio.gather(*(_attrs(store, path) for path in paths)))
+        return await _all(_attrs(store, path) for path in paths)
 
     return sync(get_all())
 
@@ -135,10 +132,10 @@ def child_groups(store: Store, paths: Iterable[str], skip: Iterable[str] = ()) -
         async def get_one(path: str) -> dict[str, Attrs | Damaged]:
             async with gate:
                 names = await _names(store, path, skip)
-                nodes = await asyncio.gather(*(_attrs(store, f"{path}/{name}") for name in names))
+                nodes = await _all(_attrs(store, f"{path}/{name}") for name in names)
             return {name: node for name, node in zip(names, nodes, strict=True) if node is not None}
 
-        return list(await asyncio.gather(*(get_one(path) for path in paths)))
+        return await _all(get_one(path) for path in paths)
 
     return sync(get_all())
 
@@ -192,6 +189,16 @@ def delete(store: Store, path: str) -> None:
                 raise
             return None
     return None
+
+
+async def _all(requests: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """All results, or the first error. Even then all have ended: nothing is written after the caller has cleaned up,
+    and none is left that the end of the process cuts off, with a traceback each."""
+    results = await asyncio.gather(*requests, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results  # type: ignore[return-value]
 
 
 async def _names(store: Store, path: str, skip: Iterable[str]) -> list[str]:

@@ -8,9 +8,11 @@ from typing import Literal
 import zarr
 from zarr.abc.store import Store
 from zarr.errors import ContainsArrayError, GroupNotFoundError
-from zarr.storage import FsspecStore, LocalStore
+from zarr.storage import LocalStore
 
 from shared.cache.nodes import CacheError, child_names
+from shared.cache.remote import RemoteStore
+from shared.places import BUCKETS, RemoteError, check_secrets, is_url
 from shared.windows import WindowSpec
 
 FORMAT = "crossgru-cache"
@@ -22,16 +24,20 @@ def open_root(url: str, mode: Literal["r", "r+"]) -> zarr.Group | None:
 
     Raises:
         CacheError: something else is there.
+        RemoteError: the store cannot be reached, or refuses.
     """
     check_url(url)
-    if "://" not in url and Path(url).is_file():
+    if not is_url(url) and Path(url).is_file():
         raise CacheError(f"{url} is a file, a feature cache is a folder")
+    place = RemoteStore.at(url, read_only=mode == "r") if is_url(url) else url
     try:
-        return zarr.open_group(url, mode=mode, zarr_format=3)
+        return zarr.open_group(place, mode=mode, zarr_format=3)
     except (FileNotFoundError, GroupNotFoundError):
         return None
     except ContainsArrayError:
         raise CacheError(f"{url} is a Zarr array, not a crossgru cache") from None
+    except RemoteError:
+        raise
     except OSError as error:
         raise CacheError(f"cannot open the feature cache at {url}: {error}") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -39,18 +45,21 @@ def open_root(url: str, mode: Literal["r", "r+"]) -> zarr.Group | None:
 
 
 def check_url(url: str) -> None:
-    """Refuse a URL with credentials in it: it ends in messages, logs and the configuration of runs.
+    """Refuse a URL with credentials in it, and one that is a whole bucket.
 
     Raises:
-        CacheError: does not repeat them.
+        CacheError: does not repeat credentials.
     """
-    scheme, separator, rest = url.partition("://")
-    found, at, place = rest.partition("/")[0].rpartition("@")
-    if separator and at and (":" in found or scheme in ("s3", "s3a")):
+    try:
+        check_secrets(url, "the cache")
+    except ValueError as error:
+        raise CacheError(str(error)) from None
+    scheme, _, rest = url.partition("://")
+    if scheme in BUCKETS and "/" not in rest.strip("/"):
+        bucket = rest.strip("/") or "bucket"
         raise CacheError(
-            f"the URL of the cache ({scheme}://...@{place}) has credentials in it, which would end up in logs; give it "
-            "without, and the credentials where the store's own tools look for them (for S3: AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY, or ~/.aws)"
+            f"{url} is a bucket; give a place in it, such as {scheme}://{bucket}/c.zarr: an index, claims and "
+            "failures.jsonl lie beside a cache"
         )
 
 
@@ -88,7 +97,7 @@ def empty_store(url: str) -> Store:
     Raises:
         CacheError: something else is there already, and would become part of the cache.
     """
-    store: Store = FsspecStore.from_url(url) if "://" in url else LocalStore(url)
+    store: Store = RemoteStore.at(url) if is_url(url) else LocalStore(url)
     others = set(child_names(store, "")) - {"videos"}
     if child_names(store, "videos"):  # a killed create has made none yet
         others.add("videos")

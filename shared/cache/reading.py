@@ -248,6 +248,10 @@ class CacheReader:
         (found,) = child_groups(self._store, [f"videos/{video_id}"], skip=["pts"])
         return {name: node for name, node in found.items() if isinstance(node, dict) and node.get("complete") is True}
 
+    def folder_ids(self) -> list[str]:
+        """Ids of all video groups and of what is left of such, sorted: one listing, and no look into them."""
+        return child_names(self._store, "videos")
+
     def group_ids(self) -> list[str]:
         """Ids of all video groups, finished or not, damaged or not, sorted."""
         (videos,) = child_groups(self._store, ["videos"])

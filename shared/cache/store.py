@@ -31,6 +31,7 @@ from shared.cache.reading import CacheReader, check_name
 from shared.cache.seals import sealed
 from shared.cache.types import StreamData, VideoInfo
 from shared.cache.verify import attributes_digest
+from shared.places import plain_place
 from shared.recipe import Recipe, RecipeMismatch, diff_recipes
 from shared.windows import WindowSpec
 
@@ -62,8 +63,9 @@ class FeatureCache(CacheReader):
         Raises:
             RecipeMismatch: the cache exists with another window specification or for another data set.
             CacheError: something that is not a cache of this format version is there.
+            RemoteError: the store cannot be reached, or refuses.
         """
-        url = str(url)
+        url = plain_place(str(url))
         wanted: dict[str, Any] = {"dataset": dataset, "window": window.to_dict()}
         root = open_root(url, "r")
         if root is None or not root.attrs:
@@ -91,11 +93,13 @@ class FeatureCache(CacheReader):
 
         Raises:
             CacheError: nothing is there, or it is not a cache of this format version.
+            RemoteError: the store cannot be reached, or refuses.
         """
         return cls._open(str(url), "r")
 
     @classmethod
     def _open(cls, url: str, mode: Literal["r", "r+"]) -> FeatureCache:
+        url = plain_place(url)
         root = open_root(url, mode)
         if root is None:
             raise CacheError(f"no feature cache at {url}: nothing was extracted yet; see python -m extract run --help")
@@ -124,23 +128,18 @@ class FeatureCache(CacheReader):
         """
         old = self._begin(video_id)
         if "num_frames" in old and self._finished(video_id):
-            for name in ("bytes", "sha256"):
-                before = old.get("source", {}).get(name)
-                if before != info.source.get(name):
-                    raise CacheError(
-                        f"video {video_id!r}: the file changed since its other streams were extracted ({name} was "
-                        f"{before}, is {info.source.get(name)}); extract all again: --overwrite all"
-                    )
-            if old["num_frames"] != info.num_frames:
-                raise CacheError(
-                    f"video {video_id!r}: decoded {info.num_frames} frames, the cached streams were made from "
-                    f"{old['num_frames']}; extract all streams again with --overwrite all"
-                )
+            _check_same(video_id, old, info)
             return
         pts = np.asarray(info.pts, dtype=np.float64)
         checks = {"pts": checksum(pts), "attributes": attributes_digest(info.attrs())}
         marks = {**info.attrs(), "checksums": checks}
         put(self._store, f"videos/{video_id}", whole_arrays({"pts": pts}), marks)
+
+    def check_info(self, video_id: str, info: VideoInfo) -> None:
+        """Refuse what ``write_info`` would refuse, and change nothing; errors as there."""
+        (old,) = self._nodes(video_id)
+        if isinstance(old, dict) and "num_frames" in old and self._finished(video_id):
+            _check_same(video_id, old, info)
 
     def abandon(self, video_id: str, streams: Iterable[str] | None = None) -> None:
         """Remove unfinished streams of a video, and the video itself if nothing of it is left.
@@ -220,3 +219,18 @@ class FeatureCache(CacheReader):
             put_group(self._store, f"videos/{video_id}/{stream}", {})
         # Even without metadata there may be arrays: a removal that was cut short leaves some.
         delete(self._store, f"videos/{video_id}/{stream}")
+
+
+def _check_same(video_id: str, old: Attrs, info: VideoInfo) -> None:
+    for name in ("bytes", "sha256"):
+        before = old.get("source", {}).get(name)
+        if before != info.source.get(name):
+            raise CacheError(
+                f"video {video_id!r}: the file changed since its other streams were extracted ({name} was "
+                f"{before}, is {info.source.get(name)}); extract all again: --overwrite all"
+            )
+    if old["num_frames"] != info.num_frames:
+        raise CacheError(
+            f"video {video_id!r}: decoded {info.num_frames} frames, the cached streams were made from "
+            f"{old['num_frames']}; extract all streams again with --overwrite all"
+        )

@@ -14,7 +14,8 @@ from shared.manifest.files import VIDEO_SUFFIXES, is_frame_folder, is_pattern_be
 from shared.manifest.table import Problems, Segment, Segments
 from shared.manifest.types import Manifest, ManifestError, TaskSource, Video
 from shared.manifest.videos import check_videos, read_videos
-from shared.remote_files import RemoteRoot, is_url, local_path
+from shared.places import check_secrets, is_url, local_path
+from shared.remote_files import RemoteRoot
 
 TABLE_FORMAT = "table"
 
@@ -55,6 +56,10 @@ def load_manifest(source: str | Path, root: str | Path | None = None, *, cached:
 def _load_url(url: str, root: str | Path | None, cached: Collection[str]) -> Manifest:
     if (path := local_path(url)) is not None:
         return load_manifest(path, root, cached=cached)
+    try:
+        check_secrets(url, "the data set")
+    except ValueError as error:
+        raise ManifestError("the data set", [str(error)]) from None
     url = url.rstrip("/")
     folder, _, name = url.rpartition("/")
     suffix = Path(name).suffix.lower()

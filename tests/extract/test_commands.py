@@ -12,14 +12,21 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import typer
 from PIL import Image
+from typer.core import TyperGroup
 from typer.testing import Result
 
+from extract.__main__ import app
 from extract.commands.parts import explained, options_of
+from extract.commands.run import USUAL
+from extract.engines import LocalEngine
+from extract.loading import Choice
 from extract.pipeline import Watcher
 from shared.cache import FeatureCache
 from tests.extract.support import REPO, write_video
@@ -189,6 +196,34 @@ def test_the_command_that_tries_again_asks_for_what_this_run_asked_for(tiny: Cli
     assert again.exit_code == 0, again.output
     cache = FeatureCache.open("caches/clips.zarr")
     assert cache.streams("0.mp4") == cache.streams("1.mp4")
+
+
+def test_the_command_that_tries_again_runs_where_and_as_this_run_did(
+    cli: Cli, videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (videos / "1.mp4").write_text("not a video")
+
+    def here(engine: str, choice: Choice, cache: object, address: str, actors: int, *rest: Any) -> LocalEngine:
+        assert (engine, address, actors) == ("ray", "10.0.0.1:6379", 2)
+        return LocalEngine(choice, *rest)
+
+    monkeypatch.setattr("extract.commands.choose_engine.open_engine", here)
+    asked = "--preset tiny --streams image --shard 1/1 --device cpu --workers 3 --video-timeout 90.5 --gpu-memory 4"
+    asked += " --include-truncated --engine ray --address 10.0.0.1:6379 --actors 2"
+    result = cli("run", "clips", *asked.split())
+    assert result.exit_code == 1, result.output
+    (line,) = (line for line in result.output.splitlines() if "Try them again with" in line)
+    words = shlex.split(line.partition("python -m extract ")[2])
+
+    command = typer.main.get_command(app)
+    assert isinstance(command, TyperGroup)
+    run = command.commands["run"]
+    before = run.make_context("run", ["clips", *asked.split()]).params
+    again = run.make_context("run", words[1:]).params
+    changed = {name: value for name, value in again.items() if value != before[name]}
+    assert changed == {"preset": None, "like": "caches/clips.zarr", "retry_failed": True}
+    usual = run.make_context("run", ["clips"]).params
+    assert {option: usual[option[2:].replace("-", "_")] for option in USUAL} == USUAL
 
 
 def test_options_become_words_again() -> None:

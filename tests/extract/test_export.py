@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -24,7 +25,7 @@ from extract.interchange.whole_output import OutputError, whole_output
 from shared.cache import CacheError, FeatureCache
 from shared.cache.arrays import checksum
 from shared.windows import WindowSpec
-from tests.extract.interchange import ODD, SPEC, VIDEOS, call, make_cache, refused
+from tests.extract.interchange import ODD, SPEC, VIDEOS, call, make_cache, refused, video_info
 from tests.extract.support import REPO
 
 
@@ -110,6 +111,11 @@ def test_streams_are_chosen_and_completeness_required(cache: FeatureCache, tmp_p
     assert call("export", cache.url, "--output", out, "--streams", "text").exit_code == 0
     with h5py.File(out) as file:
         assert {name for v in file["videos"].values() for name in v} == {"pts", "starts", "text"}
+    arguments = ["export", cache.url, "--output", out, "--overwrite", "--streams", "text,image,text"]
+    assert call(*arguments).exit_code == 0  # one name twice is one stream
+    with h5py.File(out) as file:
+        contents = json.loads(file.attrs["contents"])
+    assert contents == {"videos": 3, "streams": {"image": 2, "text": 3}}
 
 
 def test_videos_of_the_manifest_that_are_not_there_are_counted(cache: FeatureCache, tmp_path: Path) -> None:
@@ -170,6 +176,24 @@ def test_tables_hold_what_the_cache_holds(cache: FeatureCache, tmp_path: Path, d
     assert list(recipes.values()) == [cache.streams("0017")["video"]]
 
 
+def test_the_table_of_videos_says_which_end_early(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path / "c.zarr", {"whole": 30})
+    for name, truncated in (("cut", {"decoded": 24, "promised": 60}), ("torn", {"decoded": 24, "promised": 0})):
+        cache.write_info(name, replace(video_info(name, 24), missing_frames=0, truncated=truncated))
+        writer = cache.writer(name, "text", kind="timeline", recipe={"encoder": "text"})
+        writer.append(np.ones((3, 3)), np.arange(3), ["a"] * 3, ["aGk="] * 3)
+        writer.finish()
+    assert call("export", cache.url, "--format", "parquet", "--output", tmp_path / "t").exit_code == 0
+    table = parquet.read_table(tmp_path / "t/videos.parquet").select(
+        ["video", "missing_frames", "truncated", "promised_frames"]
+    )
+    assert [tuple(row.values()) for row in table.to_pylist()] == [
+        ("cut", 0, True, 60),
+        ("torn", 0, True, None),
+        ("whole", 1, False, None),
+    ]
+
+
 def test_the_documented_lines_read_the_tables(cache: FeatureCache, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert call("export", cache.url, "--format", "parquet", "--output", "demo-tables").exit_code == 0
@@ -199,6 +223,43 @@ def test_nothing_is_replaced_unasked(cache: FeatureCache, tmp_path: Path) -> Non
     assert [call(*arguments, *more).exit_code for more in ([], ["--overwrite", "--streams", "text"])] == [0, 0]
     assert not (tmp_path / "y/features-video.parquet").exists()
     assert sorted(os.listdir(tmp_path)) == ["x", "x.h5", "y"]
+
+
+@pytest.mark.parametrize("form", ["h5", "parquet"])
+def test_only_files_and_folders_are_replaced(cache: FeatureCache, tmp_path: Path, form: str) -> None:
+    """A pipe stands for a device: as root, moving a file there would replace /dev/null."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").write_text("precious")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / ("file" if form == "h5" else "folder"))
+    (tmp_path / "nowhere").symlink_to(tmp_path / "nothing")
+    for name, words in (("pipe", "found a device, pipe or socket"), ("link", "found a link"), ("nowhere", "a link")):
+        arguments = ["export", cache.url, "--format", form, "--output", tmp_path / name]
+        assert words in refused(*arguments, "--overwrite")
+        assert words in refused(*arguments)
+    assert (tmp_path / "pipe").is_fifo()
+    assert (tmp_path / "link").is_symlink()
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder", "link", "nowhere", "pipe"]
+
+
+def test_what_became_a_pipe_meanwhile_is_kept(tmp_path: Path) -> None:
+    target = tmp_path / "x"
+
+    def write() -> None:
+        with whole_output(target, folder=False, overwrite=True):
+            os.mkfifo(target)
+
+    with pytest.raises(OutputError, match="found a device, pipe or socket"):
+        write()
+    assert target.is_fifo()
+    assert os.listdir(tmp_path) == ["x"]
+
+
+def test_a_pipe_with_the_name_of_a_leftover_holds_nobody_up(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.0123abcd.partial")
+    with whole_output(tmp_path / "x", folder=False, overwrite=False) as part:
+        part.write_text("whole")
+    assert sorted(os.listdir(tmp_path)) == ["x", "x.0123abcd.partial"]
 
 
 @pytest.mark.parametrize("folder", [False, True])

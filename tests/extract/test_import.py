@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,14 @@ import h5py
 import numpy as np
 import pytest
 
-from extract.interchange.external_facts import FrameRule, nearest_rows
-from shared.cache import FeatureCache
+from extract.interchange import writing
+from extract.interchange.external_facts import FrameRule, check_count, nearest_rows
+from extract.interchange.external_files import ExternalRows
+from extract.interchange.hdf5_layout import FeatureFileError, decode_attributes, encode_attributes
+from shared.cache import CacheError, FeatureCache
+from shared.cache.arrays import StreamWriter
+from shared.cache.index import CacheIndex
+from shared.cache.seals import sealed
 from shared.claims import open_claims
 from shared.windows import WindowSpec
 from tests.extract.interchange import SPEC, VIDEOS, call, make_cache, refused, save_npy
@@ -63,7 +71,39 @@ def test_an_export_of_before_there_were_seals_is_taken_with_a_note(archive: Path
                 del video[stream].attrs["seal"]
     assert "has no seals" in call("import", tmp_path / "c.h5", "--cache", tmp_path / "c.zarr").stderr
     assert cache_contents(tmp_path / "c.zarr") == cache_contents(archive.with_suffix(".zarr"))
-    assert "no seals" not in call("import", archive, "--cache", tmp_path / "d.zarr").stderr
+    assert "note:" not in call("import", archive, "--cache", tmp_path / "d.zarr").stderr
+    shutil.copy(archive, tmp_path / "e.h5")
+    with h5py.File(tmp_path / "e.h5", "a") as file:  # between the two
+        del file.attrs["contents"]
+        marks = decode_attributes(dict(file.attrs), "")
+        file.attrs.update(encode_attributes(sealed(marks)))
+    said = call("import", tmp_path / "e.h5", "--cache", tmp_path / "e.zarr").stderr
+    assert "does not say how many videos and streams it has" in said
+
+
+def test_an_import_tells_others_once_of_every_video(archive: Path, tmp_path: Path, monkeypatch) -> None:
+    """On an object store each line of the index, and each run's sign of life, is a request."""
+    lines: list[bytes] = []
+    opened: list[str] = []
+    append, claims = CacheIndex._append, writing.open_claims
+    monkeypatch.setattr(CacheIndex, "_append", lambda self, new: (lines.append(new[-1]), append(self, new)))
+    monkeypatch.setattr(writing, "open_claims", lambda url: (opened.append(url), claims(url))[1])
+    imported(archive, "--cache", tmp_path / "c.zarr")
+    assert len(opened) == 1
+    announced = [json.loads(line)["id"] for line in lines if len(json.loads(line)) == 1]
+    settled = [json.loads(line)["id"] for line in lines if "streams" in json.loads(line)]
+    assert announced == settled == sorted(VIDEOS)
+    assert len(lines) == 2 * len(VIDEOS)
+    assert not Path(f"{tmp_path}/c.zarr.claims").exists()
+
+
+def test_what_cannot_be_cleaned_up_does_not_hide_what_went_wrong(archive: Path, tmp_path: Path, monkeypatch) -> None:
+    def lost(*arguments: object) -> None:
+        raise RuntimeError("the store is away")
+
+    monkeypatch.setattr(FeatureCache, "abandon", lost)
+    monkeypatch.setattr(StreamWriter, "append", lambda *arguments, **more: (_ for _ in ()).throw(CacheError("no room")))
+    assert "error: no room" in refused("import", archive, "--cache", tmp_path / "c.zarr")
 
 
 def test_streams_that_were_imported_come_back_as_such(archive: Path, tmp_path: Path) -> None:
@@ -151,6 +191,68 @@ def test_nearest_rows_are_those_of_brute_force(declared: list[int]) -> None:
     np.testing.assert_array_equal(nearest_rows(frames, wanted), expected)
 
 
+def save_facts(folder: Path, *rows: str) -> list[object]:
+    """The option that gives a table of facts."""
+    (folder / "facts.csv").write_text("\n".join(["video,num_frames,fps", *rows]) + "\n")
+    return ["--facts", folder / "facts.csv"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "num_rows", "words"),
+    [
+        ("every:1", 5, "expected 349 rows by --frames every:1 of 349 frames, found 5; every:59 to every:87 would fit"),
+        ("every:4", 78, "expected 87 or 88 rows by --frames every:4 of 349 frames, found 78; no step fits so many"),
+        (
+            "every:16:8",
+            20,
+            "expected 21 or 22 rows by --frames every:16:8 of 349 frames, found 20; every:17 with",
+        ),
+        ("every:1", 500, "found 500; no step fits so many rows"),
+    ],
+)
+def test_rows_that_are_not_one_per_step_are_refused(tmp_path: Path, rule: str, num_rows: int, words: str) -> None:
+    folder = save_npy(tmp_path / "f", {"a": rows_of(num_rows)})
+    arguments = ["--cache", tmp_path / "c.zarr", "--stream", "m", "--frames", rule, *save_facts(tmp_path, "a,349,25")]
+    for more in ([], ["--nearest"]):
+        assert words in refused("import", folder, *arguments, *more)
+    assert not (tmp_path / "c.zarr").exists()
+
+
+@pytest.mark.parametrize("step", [1, 4, 7])
+def test_a_step_that_is_named_fits(step: int) -> None:
+    """Every number of rows: taken as it is, or the steps that the message names give it, and no others do."""
+    for num_frames, num_rows in itertools.product(range(1, 40), range(1, 42)):
+        fitting = [k for k in range(1, 90) if num_rows in (num_frames // k, -(-num_frames // k))]
+        rows = ExternalRows("a", "a", (num_rows, 2), None, None, lambda first, last: np.zeros((0, 2)))
+        try:
+            check_count(rows, FrameRule("every", step), num_frames)
+            assert step in fitting
+        except FeatureFileError as error:
+            named = re.search(r"every:(\d+)(?: to every:(\d+))? would fit", str(error))
+            assert step not in fitting
+            assert (named is None) == (not fitting)
+            if named is not None and num_rows > 1:  # a single row has no second one that bounds its step
+                assert fitting == list(range(int(named[1]), int(named[2] or named[1]) + 1))
+
+
+def test_how_far_the_nearest_rows_are_is_told_and_bounded(tmp_path: Path) -> None:
+    url, near = tmp_path / "c.zarr", ["--stream", "mine", "--nearest", *NEW]
+    folder = save_npy(tmp_path / "f", {"a": rows_of(21)})
+    said = imported(folder, "--cache", url, "--frames", "every:16:8", *near, *save_facts(tmp_path, "a,349,25"))
+    rows = FeatureCache.open(url).read("a", "mine").features
+    assert f"note: --nearest stores 21 rows {len(rows)} times in all, for frames that are up to" in said
+    for frames, words in (
+        ([0, 4, 9], "which windows sample, is 339 frames from the nearest row, and rows are at most 5 apart"),
+        ([340, 344, 348], "which windows sample, is 340 frames from the nearest row, and rows are at most 4 apart"),
+        ([100], "frames from the nearest row, and rows are at most 1 apart"),
+    ):
+        folder = save_npy(tmp_path / f"g{frames[0]}", {"a": rows_of(len(frames)), "a.frames": np.array(frames)})
+        assert words in refused(
+            "import", folder, "--cache", tmp_path / "d.zarr", *near, *save_facts(tmp_path, "a,349,25")
+        )
+    assert not (tmp_path / "d.zarr").exists()
+
+
 def test_windows_centres_plans_and_side_files(tmp_path: Path) -> None:
     """Every way of saying which frames, against the plan."""
     plan = WindowSpec(16, 8, {"w": 4, "c": 1, "p": 4}).plan(50)
@@ -183,7 +285,7 @@ def test_one_array_and_hdf5_of_one_data_set_per_video(tmp_path: Path) -> None:
         file.create_group("b")["features"] = rows_of(6, seed=1)
         file["b/frames"], file["b/pts"] = np.arange(0, 30, 5, dtype=np.uint8), np.arange(30) / 10
     url = tmp_path / "c.zarr"
-    text = refused("import", tmp_path / "f.h5", "--cache", url, "--stream", "m", "--frames", "every:1", "--fps", 25)
+    text = refused("import", tmp_path / "f.h5", "--cache", url, "--stream", "m", "--frames", "every:1", "--fps", 10)
     assert "/b/features: found both a file of frames and --frames" in text
     with h5py.File(tmp_path / "f.h5", "a") as file:
         file.move("a", "a_rows")
@@ -250,6 +352,58 @@ def test_facts_come_from_another_cache(tmp_path: Path) -> None:
         assert other is not None
         assert other.attrs() == one.attrs()
         np.testing.assert_array_equal(other.pts, one.pts)
+
+
+@pytest.mark.parametrize(
+    ("pts", "words"),
+    [
+        (np.arange(40)[::-1] / 25, "times must ascend, and that of frame 1 (1.52 s) is not after that of frame 0"),
+        (np.arange(40) // 2 / 25, "times must ascend"),
+        (np.full(40, np.nan), "expected finite times"),
+        (np.arange(40) * 5e-324, "times must ascend"),
+    ],
+)
+def test_times_that_no_video_has_are_refused(tmp_path: Path, pts: np.ndarray, words: str) -> None:
+    folder = save_npy(tmp_path / "f", {"a": rows_of(40), "a.pts": pts})
+    arguments = ["--cache", tmp_path / "c.zarr", "--stream", "m", "--frames", "every:1", *NEW]
+    assert words in refused("import", folder, *arguments)
+    imported(save_npy(folder, {"a.pts": np.arange(40) / 12.5 - 1}), *arguments)
+    info = FeatureCache.open(tmp_path / "c.zarr").info("a")
+    assert info is not None
+    assert info.fps == pytest.approx(12.5)  # nobody said it: the times do
+    assert words in refused("import", save_npy(folder, {"a.pts": pts}), *arguments)  # also if the cache knows better
+
+
+def test_facts_that_contradict_the_cache_are_refused(tmp_path: Path) -> None:
+    url, folder = tmp_path / "c.zarr", tmp_path / "f"
+    common = ["--cache", url, "--stream", "m", "--frames", "every:1"]
+    imported(save_npy(folder, {"a": rows_of(50)}), *common, "--fps", 25, *NEW)
+    common[3] = "n"
+    assert "3 frames/s by --fps, 25 by" in refused("import", folder, *common, "--fps", 3)
+    assert "9999 frames by --facts" in refused("import", folder, *common, *save_facts(tmp_path, "a,9999,25"))
+    assert "30 frames/s by --facts, 25 by" in refused("import", folder, *common, *save_facts(tmp_path, "a,50,30"))
+    for pts in (np.arange(50) / 3, np.r_[np.arange(49) / 25, 90]):
+        save_npy(folder, {"a.pts": pts})
+        assert "s after the first one by its file of times" in refused("import", folder, *common)
+    save_npy(folder, {"a.pts": np.arange(40) / 25})
+    assert "40 frames by its file of times" in refused("import", folder, *common)
+    make_cache(tmp_path / "o.zarr", {"a": 51})
+    (folder / "a.pts.npy").unlink()
+    assert "51 frames by" in refused("import", folder, *common, "--facts", tmp_path / "o.zarr")
+    assert FeatureCache.open(url).streams("a").keys() == {"m"}
+    # The same in other words: counted from the container's zero, and a rate that is rounded.
+    save_npy(folder, {"a.pts": np.arange(50) / 24.99 + 3})
+    imported(folder, *common, "--fps", 25.1)
+
+
+def test_times_and_a_rate_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    folder = save_npy(tmp_path / "f", {"a": rows_of(50), "a.pts": np.arange(50) / 25})
+    common = ["--cache", tmp_path / "c.zarr", "--stream", "m", "--frames", "every:1", *NEW]
+    assert "its times are of 25 frames/s, --fps says 3" in refused("import", folder, *common, "--fps", 3)
+    assert "--facts says 3" in refused("import", folder, *common, *save_facts(tmp_path, "a,50,3"))
+    imported(folder, *common, *save_facts(tmp_path, "a,50,25"))
+    one = save_npy(tmp_path / "g", {"b": rows_of(1), "b.pts": np.array([3.0])})  # a single time has no rate
+    imported(one, *common, "--fps", 30)
 
 
 def test_a_stream_that_another_process_writes_is_left_to_it(tmp_path: Path) -> None:

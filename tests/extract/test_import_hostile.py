@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,9 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.extract.interchange import call, make_cache, refused, save_npy
+from extract.interchange.external_files import open_npy
+from extract.interchange.hdf5_layout import FeatureFileError
+from tests.extract.interchange import VIDEOS, call, make_cache, refused, save_npy
 from tests.extract.support import cache_contents
 
 COMMON = ["--stream", "m", "--frames", "every:1", "--fps", 25, "--size", 16, "--stride", 8]
@@ -85,6 +88,19 @@ def test_arrays_that_are_none(tmp_path: Path, content: bytes, words: str) -> Non
     text = rejected(tmp_path / "f", url=tmp_path / "c.zarr")
     assert words in text
     assert "f/a.npy" in text
+
+
+@pytest.mark.parametrize("shape", [(2**62, 4), (2**40, 2**40), (10**18, 100)])
+def test_a_shape_that_overflows_gets_one_message(tmp_path: Path, shape: tuple[int, int]) -> None:
+    folder = tmp_path / "f"
+    folder.mkdir()
+    with (folder / "a.npy").open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with pytest.raises(FeatureFileError, match=r"a\.npy: expected an array as numpy\.save writes it"):
+            open_npy(folder).__enter__()
+    assert [str(w.message) for w in said if w.category is RuntimeWarning] == []
 
 
 def test_nothing_is_unpickled(tmp_path: Path) -> None:
@@ -326,6 +342,14 @@ def swap(one: str, other: str) -> Callable[[h5py.File], None]:
         (mark("videos/short", "source", '{"bytes": NaN}'), "videos/short, attribute 'source': expected JSON"),
         (mark("videos/short", "source", '{"bytes": 1e999}'), "videos/short, attribute 'source': expected JSON"),
         (mark("/", "made_with", '{"preset": "best"}'), "changed since they were written"),
+        (mark("/", "contents", "[1]"), "attributes are damaged"),
+        (lambda file: file.attrs.pop("contents"), "changed since they were written"),
+        (lambda file: file["videos"].pop("short"), "expected 3 videos, found 2; 3 videos with stream text, found 2"),
+        (
+            lambda file: file["videos/0017"].pop("text"),
+            "expected 3 videos with stream text, found 2: some were removed",
+        ),
+        (lambda file: file["videos"].copy("short", "short2"), "expected 3 videos, found 4"),
         (swap("videos/0017/text", "videos/short/text"), "/text: not what was written here (moved or renamed"),
         (swap("videos/0017", "videos/short"), "/videos/0017: not what was written here"),
         (lambda file: file["videos"].move("0017", "0018"), "videos/0018: not what was written here"),
@@ -343,9 +367,37 @@ def test_exports_that_were_changed(
     with h5py.File(tmp_path / "c.h5", "a") as file:
         damage(file)
     assert words in rejected(tmp_path / "c.h5", "--dry-run", url=tmp_path / "c.zarr")
-    of_arrays = ("sha256", "3 frames for", "expected a list of texts")
-    if not words.startswith(of_arrays):  # all else is checked before the cache is made
-        assert words in rejected(tmp_path / "c.h5", "--stream", "image,text,video", url=tmp_path / "c.zarr")
+    assert words in rejected(tmp_path / "c.h5", "--stream", "image,text,video", url=tmp_path / "c.zarr")
+
+
+def test_every_damaged_part_is_named_and_nothing_is_written(archive: Path, tmp_path: Path) -> None:
+    """Also of arrays, which are found when they are read: none of the whole ones before them is stored."""
+    shutil.copy(archive, tmp_path / "c.h5")
+    last = [*sorted(VIDEOS)][-2:]
+    with h5py.File(tmp_path / "c.h5", "a") as file:
+        for video in last:
+            file[f"videos/{video}/text/features"].write_direct(np.ones((1, 3), "f2"), dest_sel=np.s_[:1])
+        file[f"videos/{last[0]}"].attrs["fps"] = -1.0
+        file["videos/0017/image/features"].write_direct(np.ones((1, 5), "f2"), dest_sel=np.s_[:1])
+    for more in (["--dry-run"], ["--stream", "image,text,video"]):
+        text = rejected(tmp_path / "c.h5", *more, url=tmp_path / "c.zarr")
+        assert "3 problems, nothing was imported" in text
+        for words in ("0017/image/features: damaged", f"{last[0]}: the facts", f"{last[1]}/text/features: damaged"):
+            assert words in text
+    # What is not asked for does not matter: the rest of the file can still be had.
+    with h5py.File(tmp_path / "c.h5", "a") as file:
+        file[f"videos/{last[0]}"].attrs["fps"] = 29.97
+        del file["videos/0017/text"]
+    assert call("import", tmp_path / "c.h5", "--cache", tmp_path / "c.zarr", "--stream", "video").exit_code == 0
+
+
+def test_a_refusal_by_a_late_video_leaves_the_others_as_they_were(archive: Path, tmp_path: Path) -> None:
+    """The last video is in the cache with other numbers: the first ones are not written before that is found."""
+    last = sorted(VIDEOS)[-1]
+    make_cache(tmp_path / "c.zarr", {last: VIDEOS[last]})
+    before = cache_contents(tmp_path / "c.zarr")
+    assert "and with other numbers" in refused("import", archive, "--cache", tmp_path / "c.zarr")
+    assert cache_contents(tmp_path / "c.zarr") == before
 
 
 @pytest.mark.parametrize("share", [0, 0.01, 0.3, 0.9, 0.9999])

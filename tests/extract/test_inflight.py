@@ -24,7 +24,7 @@ from pathlib import Path
 from extract.decode.events import Job
 from extract.inflight import InFlight
 from extract.jobs import Watcher
-run = InFlight(sys.argv[1], Watcher())
+run = InFlight(sys.argv[1], Watcher(), ())
 run.__enter__()
 for name in ("before", "a", "b"):
     run.opened(Job(name, name, Path(name), None, ()), 0)
@@ -67,19 +67,19 @@ def test_only_what_several_dead_runs_have_in_common_is_suspicious(url: str) -> N
     for torn in ("", '["b', "7", "{}", '[["b"], 3]', "\x00"):
         (Path(url + ".inflight") / f"1-{0:032x}.json").write_text(torn)
         assert suspects(url) == {"b": 2, "c": 2}
-    forget(url)
+    forget(url, "abc")
     assert suspects(url) == {}
     assert not Path(url + ".inflight").exists()
 
 
 def test_a_run_that_lives_is_not_counted_and_not_removed(url: str) -> None:
-    with InFlight(url, Watcher()) as first:
+    with InFlight(url, Watcher(), "abc") as first:
         first.opened(job("a"), 0)
-        second = InFlight(url, Watcher()).__enter__()
+        second = InFlight(url, Watcher(), "abc").__enter__()
         second.opened(job("a"), 0)
         assert suspects(url) == {}
         second.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
-        forget(url)
+        forget(url, "abc")
         (file,) = Path(url + ".inflight").iterdir()
         assert json.loads(file.read_text()) == ["a"]
         first.ended(job("a"), None)
@@ -87,12 +87,28 @@ def test_a_run_that_lives_is_not_counted_and_not_removed(url: str) -> None:
     assert not Path(url + ".inflight").exists()
 
 
+def test_a_run_of_other_videos_leaves_what_is_noted(url: str) -> None:
+    for _ in range(2):
+        died(url, "v")
+        died(url, "v", "a")
+        died(url, "a")
+        died(url)
+    with InFlight(url, Watcher(), ["a", "b"]) as run:
+        run.opened(job("a"), 0)
+        run.ended(job("a"), None)
+    assert suspects(url) == {"v": 4}
+    assert len(list(Path(url + ".inflight").iterdir())) == 4
+    with InFlight(url, Watcher(), ["v"]):
+        pass
+    assert not Path(url + ".inflight").exists()
+
+
 def test_files_of_others_are_left_alone(url: str) -> None:
     died(url, "a")
     theirs = Path(url + ".inflight") / "notes.json"
     theirs.write_text('["b"]')
-    forget(url)
-    with InFlight(url, Watcher()) as run:
+    forget(url, "abc")
+    with InFlight(url, Watcher(), "abc") as run:
         run.opened(job("a"), 0)
     assert list(theirs.parent.iterdir()) == [theirs]
     assert theirs.read_text() == '["b"]'
@@ -101,7 +117,7 @@ def test_files_of_others_are_left_alone(url: str) -> None:
 def test_a_folder_that_is_a_link_is_refused(url: str, tmp_path: Path) -> None:
     died(f"{tmp_path}/other", "a")
     Path(url + ".inflight").symlink_to("other.inflight")
-    for act in (forget, suspects, lambda url: InFlight(url, Watcher())):
+    for act in (lambda url: forget(url, "a"), suspects, lambda url: InFlight(url, Watcher(), "a")):
         with pytest.raises(CacheError, match=r"fake\.zarr\.inflight is a link to another folder"):
             act(url)
     assert len(os.listdir(f"{tmp_path}/other.inflight")) == 1
@@ -110,7 +126,7 @@ def test_a_folder_that_is_a_link_is_refused(url: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), CacheWriteError("full"), RuntimeError("a bug")])
 def test_what_ends_of_itself_leaves_nothing_unless_a_video_may_have_done_it(url: str, error: BaseException) -> None:
     for _ in range(2):
-        run = InFlight(url, Watcher()).__enter__()
+        run = InFlight(url, Watcher(), "abc").__enter__()
         run.opened(job("a"), 0)
         run.__exit__(type(error), error, None)
     assert suspects(url) == ({"a": 2} if isinstance(error, RuntimeError) else {})
@@ -119,7 +135,7 @@ def test_what_ends_of_itself_leaves_nothing_unless_a_video_may_have_done_it(url:
 
 def test_stores_far_away_have_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with InFlight("memory://x/a.zarr", Watcher()) as run:
+    with InFlight("memory://x/a.zarr", Watcher(), "abc") as run:
         run.opened(job("a"), 0)
         assert suspects("memory://x/a.zarr") == {}
     assert os.listdir() == []
@@ -137,7 +153,7 @@ def test_a_video_that_ends_every_run_keeps_no_other_from_being_done(url: str, mo
     for attempt in range(3):
         with (
             pytest.raises(RuntimeError, match="illegal memory access"),
-            InFlight(url, Watcher()) as watcher,
+            InFlight(url, Watcher(), "abc") as watcher,
         ):
             run_fake(videos, Path(url), {"image": Poisoned()}, watcher=watcher, suspects=suspects(url))
         assert ("v001" in suspects(url)) == (attempt > 0)

@@ -97,6 +97,34 @@ def test_a_run_on_a_cluster_makes_the_cache_of_a_local_run(cluster: SmallCluster
     check(clips, url)
 
 
+def broken_first(folder: Path, broken: int, good: int) -> Killing:
+    """A data set whose first videos are no videos, and as large as the others."""
+    killing = Killing(folder / "clips", folder / "caches")
+    killing.folder.mkdir()
+    clip = write_video(folder / "clip.mp4", 3).read_bytes()
+    for number in range(broken + good):
+        (killing.folder / f"{number:02d}.mp4").write_bytes(clip if number >= broken else bytes(len(clip)))
+    return killing
+
+
+def test_broken_files_that_come_first_are_no_fault_of_the_cluster(cluster: SmallCluster, tmp_path: Path) -> None:
+    """All that one process is given may be broken; what all are given is not."""
+    mixed = broken_first(tmp_path, 20, 18)
+    ended = wait(mixed.start(mixed.whole, *cluster.options, "--actors", "2", "--streams", "image"))
+    assert (ended.status, ended.output.count("one cause")) == (1, 0), ended.output
+    assert len(FeatureCache.open(mixed.whole).video_ids()) == 18
+    assert [f.attempts for f in FailureLedger(str(mixed.whole)).failures().values()] == [1] * 20
+
+
+@pytest.mark.soak  # test_ray_doubts.py has the same in small
+def test_files_that_are_all_broken_are_one_fault(cluster: SmallCluster, tmp_path: Path) -> None:
+    """Also where no process is given as many as it takes."""
+    broken = broken_first(tmp_path, 12, 0)
+    ended = wait(broken.start(broken.whole, *cluster.options, "--actors", "2", "--streams", "image"))
+    assert (ended.status, ended.output.count("the first 8 videos all failed for one cause")) == (2, 1), ended.output
+    assert {f.attempts for f in FailureLedger(str(broken.whole)).failures().values()} == {0}
+
+
 @pytest.mark.soak  # a minute on a busy machine, and it waits for moments
 def test_an_encoder_process_and_a_node_are_killed(cluster: SmallCluster, clips: Killing) -> None:
     url = clips.scratch / "killed.zarr"

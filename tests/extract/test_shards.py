@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -15,6 +18,7 @@ import pytest
 from typer.testing import Result
 
 from extract import shards
+from extract.inflight import suspects
 from extract.jobs import plan_jobs
 from extract.shards import Shard, balanced, parse_shard, split
 from shared.cache import FeatureCache
@@ -133,11 +137,56 @@ def test_lengths_are_noted_once_and_only_for_the_same_file(
     assert len(list(notes.iterdir())) <= 4
 
 
+def test_a_file_that_promises_more_frames_than_it_has_room_for_counts_by_its_bytes(clips: Path) -> None:
+    liar = write_video(clips / "6.mkv", 20)
+    data, honest = bytearray(liar.read_bytes()), split(load_manifest(clips), 3, "c.zarr")
+    place = data.index(b"\x44\x89\x88") + 3  # Duration, in milliseconds
+    data[place : place + 8] = struct.pack(">d", 1000 * 3600 * 1000.0)
+    liar.write_bytes(data)
+    found = split(load_manifest(clips), 3, "c.zarr")
+    sizes = {v: (clips / v).stat().st_size for v in honest.weights if v != "6.mkv"}
+    rate = sum(honest.weights[v] for v in sizes) / sum(sizes.values())
+    assert honest.weights["6.mkv"] == 20
+    assert found.weights == {**honest.weights, "6.mkv": round(rate * len(data))}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["NaN", "Infinity", "-5", '"x"', "[]", "{}", "true", "1e308", "9" * 400, "[" * 100_000, "7]\n[1", "7, 8", "\x00"],
+)
+def test_a_damaged_note_is_as_good_as_none(clips: Path, tmp_path: Path, damage: str) -> None:
+    manifest, url = load_manifest(clips), str(tmp_path / "c.zarr")
+    before = split(manifest, 2, url)
+    notes = tmp_path / "c.zarr.lengths"
+    notes.mkdir()
+    keys = [[f"{n}.mp4", (s := (clips / f"{n}.mp4").stat()).st_size, s.st_mtime_ns] for n in (0, 1)]
+    lines = [f"{json.dumps(keys[0])[:-1]}, {damage}]", f"{json.dumps(keys[1])[:-1]}, 1]", "5", "null"]
+    (notes / "0.jsonl").write_text("\n".join(lines))
+    (notes / "1.jsonl").write_bytes(b"\xff\xfe")
+    assert split(manifest, 2, url).weights == {**before.weights, "1.mp4": 1, **({"0.mp4": 7} if "7]" in damage else {})}
+
+
 # ------------------------------------------------------------------ the option
 
 
 @pytest.mark.parametrize(
-    "text", ["0/4", "5/4", "1/0", "-1/4", "1", "1/", "/4", "1/4/2", "a/b", "1.5/4", "", "9999999999/1"]
+    "text",
+    [
+        "0/4",
+        "5/4",
+        "1/0",
+        "-1/4",
+        "1",
+        "1/",
+        "/4",
+        "1/4/2",
+        "a/b",
+        "1.5/4",
+        "",
+        "9999999999/1",
+        "1/1000001",
+        "1/999999999",
+    ],
 )
 def test_a_shard_that_is_none_is_told(text: str) -> None:
     with pytest.raises(ValueError, match="expected i/n with i from 1 to n"):
@@ -146,12 +195,14 @@ def test_a_shard_that_is_none_is_told(text: str) -> None:
 
 def test_shards_as_they_are_written() -> None:
     assert [parse_shard(text) for text in ("1/4", " 4/4 ", "1/1")] == [Shard(1, 4), Shard(4, 4), Shard(1, 1)]
+    assert parse_shard("1/1000000") == Shard(1, shards.MAX_SHARDS)
 
 
 def test_a_wrong_shard_ends_the_command_before_anything_else(cli: Cli, clips: Path) -> None:
     result = cli("run", clips, "--preset", "tiny", "--cache", "c.zarr", "--shard", "5/4")
     assert result.exit_code == 2
     assert "--shard: expected i/n" in result.output
+    assert cli("plan", clips, "--cache", "c.zarr", "--no-calibrate", "--shards", "1000001").exit_code == 2
     assert not Path("c.zarr").exists()
 
 
@@ -162,11 +213,28 @@ def test_a_shard_without_videos_ends_well_and_says_so(cli: Cli, clips: Path) -> 
     assert "fewer videos than there are shards (7)" in result.output
 
 
-def test_a_plan_says_what_each_shard_takes(cli: Cli, clips: Path) -> None:
+def test_a_plan_says_what_each_shard_takes_by_the_split_of_the_runs(cli: Cli, clips: Path) -> None:
+    (clips / "6.mp4").write_bytes(b"no video")
     result = cli("plan", clips, "--preset", "tiny", "--cache", "c.zarr", "--no-calibrate", "--shards", "2")
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 1, result.output
     rows = [line.split() for line in result.output.splitlines() if line.startswith(("1/2", "2/2"))]
-    assert rows == [["1/2", "2", "195", "-"], ["2/2", "4", "190", "-"]]
+    assert rows == [["1/2", "2", "2", "195", "-"], ["2/2", "5", "4", "190", "-"]]
+    run = cli("run", clips, "--preset", "tiny", "--streams", "image", "--cache", "c.zarr", "--shard", "2/2")
+    assert "5 of 7 videos" in run.output
+    marks = re.findall(r"split ([0-9a-f]{8})", result.output), re.findall(r"split ([0-9a-f]{8})", run.output)
+    assert marks[0] == marks[1] != []
+
+
+def test_a_run_of_one_shard_leaves_what_others_died_at(cli: Cli, clips: Path, tmp_path: Path) -> None:
+    theirs = split(load_manifest(clips), 3, "c.zarr").parts[0][0]
+    notes = tmp_path / "c.zarr.inflight"
+    notes.mkdir()
+    for number in range(2):
+        (notes / f"1-{number:032x}.json").write_text(json.dumps([theirs]))
+    for part, left in (("2/3", {theirs: 2}), ("2/3", {theirs: 2}), ("1/3", {})):
+        result = cli("run", clips, "--preset", "tiny", "--streams", "image", "--cache", "c.zarr", "--shard", part)
+        assert result.exit_code == 0, result.output
+        assert suspects("c.zarr") == left
 
 
 # ------------------------------------------------------------------ together
