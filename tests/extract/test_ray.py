@@ -107,6 +107,7 @@ def broken_first(folder: Path, broken: int, good: int) -> Killing:
     return killing
 
 
+@pytest.mark.soak
 def test_broken_files_that_come_first_are_no_fault_of_the_cluster(cluster: SmallCluster, tmp_path: Path) -> None:
     """All that one process is given may be broken; what all are given is not."""
     mixed = broken_first(tmp_path, 20, 18)
@@ -238,6 +239,7 @@ def test_options_are_checked(cli: Callable[..., Result], tmp_path: Path, monkeyp
     nobody = cli(*run, "--engine", "ray", "--address", "127.0.0.1:1")
     assert (nobody.exit_code, "ray start --head" in nobody.output) == (2, True), nobody.output
     monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setattr("extract.cluster", sys.modules["extract.cluster"])  # so that it is put back, too
     for name in [n for n in sys.modules if n.startswith("extract.cluster")]:
         monkeypatch.delitem(sys.modules, name)
     missing = cli(*run, "--engine", "ray")

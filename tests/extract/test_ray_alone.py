@@ -151,6 +151,7 @@ def cache_contents_fail(url: Path) -> bool:
     return any(FeatureCache.open(url).verify(video) for video in FeatureCache.open(url).video_ids())
 
 
+@pytest.mark.soak
 def test_decoders_that_do_not_start_are_no_videos_fault(clips: Killing, sabotaged: Callable[[str], None]) -> None:
     url = clips.scratch / "nodecoders" / "c.zarr"
     local = wait_with(clips, sabotaged, DECODERS_END, url)
