@@ -1,4 +1,4 @@
-"""Draws the README's pictures: `python docs/draw_pictures.py`, after `make demo`.
+"""Draws the README's pictures: `python docs/draw_pictures.py`, after `make demo`; of the latest run of each task.
 
 world.png: frames of the miniature's world. captions.png: frames of the demo and what the miniature says about them.
 timeline.png: a video of the demo, its labels and what `cross_gru` says, scored by folds that had not seen its scene.
