@@ -435,7 +435,7 @@ def test_recipe_is_json_and_names_what_determines_the_numbers():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"architecture": "huge"}, "tiny, base, large"),
+        ({"architecture": "huge"}, "tiny, mini, base, large"),
         ({"dtype": "float16"}, "bfloat16"),
         ({"resize": "stretch"}, "squash, crop"),
         ({"image_size": 100}, "multiple of 18"),
