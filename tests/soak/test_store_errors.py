@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 
 from shared.cache import FeatureCache
+
+pytest.importorskip("s3fs")
+pytest.importorskip("moto.moto_server.werkzeug_app")  # before the other file, which would be left half imported
 from tests.soak.test_object_store import URL, Server, finish, forget_connections, path_now
 from tests.soak.test_object_store import one_server as one_server
 from tests.soak.test_object_store import pytestmark as pytestmark
