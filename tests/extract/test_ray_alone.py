@@ -203,13 +203,13 @@ def test_nothing_outlives_a_run_that_is_killed(clips: Killing, way: str) -> None
 
 
 @pytest.mark.soak
-def test_an_encoder_process_and_a_decoder_of_another_are_killed(tmp_path: Path) -> None:
+def test_a_decoder_and_the_encoder_process_are_killed(tmp_path: Path) -> None:
     killing = Killing(write_clips(tmp_path / "clips"), tmp_path / "caches")
     for number in range(10, 30):  # enough to be killed in the middle
         write_video(killing.folder / f"{number}.mp4", 150, seed=number)
     killing.run_undisturbed()
     url = killing.scratch / "kills.zarr"
-    run = killing.start(url, *ALONE, "--actors", "2")
+    run = killing.start(url, *ALONE, "--actors", "1")  # of two, the one that is killed may have had nothing to do
     until(run, lambda: count_files(url) > killing.num_files // 10)
     os.kill(processes(run, "extract.decode.child")[0], signal.SIGKILL)
     until(run, lambda: count_files(url) > killing.num_files // 4)
