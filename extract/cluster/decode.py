@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -21,12 +20,12 @@ from ray.exceptions import RayError, RayTaskError
 from extract.decode.ahead import ByteQueue, Decoders
 from extract.decode.child import PreparingHalf
 from extract.decode.decoders import usual_memory
-from extract.decode.events import Event, Failed, Finished, Job, Opened, Stopped
+from extract.decode.events import Event, Failed, Finished, Job, Opened
 from extract.decode.fetching import Copies
-from extract.decode.one_video import CHANGED, failure
+from extract.decode.one_video import CHANGED
 from extract.decode.preparing import num_cores
 from extract.decode.sampling import Item
-from extract.video import UnreadableFile, VideoError
+from extract.video import UnreadableFile
 from shared.windows import WindowSpec
 
 BLOCK_BYTES = 4 * 2**20
@@ -50,16 +49,8 @@ def decode_blocks(
     decoders, events, seconds = _decoders(timeout_s), ByteQueue(2 * BLOCK_BYTES), list[float]()
 
     def read() -> None:
-        try:
-            with _copies.of(job, events.check) as here:
-                seconds.append(decoders.decode(0, here, WindowSpec(**window), halves, events.put, events.check))
-        except Stopped:
-            pass
-        except VideoError as error:
-            with suppress(Stopped):
-                events.put(failure(error))
-        except Exception as error:
-            events.fail(error)
+        with events.filled(), _copies.of(job, events.check) as here:
+            seconds.append(decoders.decode(0, here, WindowSpec.from_dict(window), halves, events.put, events.check))
 
     reader = threading.Thread(target=read, name="decode")
     reader.start()
@@ -129,10 +120,9 @@ class TaskDecoders:
     ) -> float:
         """As ``Decoders.decode``."""
         halves = {stream: encoders[stream] for stream in job.streams}
-        window = _plain(spec)
         handing, tries, why, spent = _HandingOut(put), 0, "", 0.0
         while tries < TRIES:
-            stream = DecodeBlocks.remote(job, window, halves, self._timeout_s)
+            stream = DecodeBlocks.remote(job, spec.to_dict(), halves, self._timeout_s)
             handing.begin()
             with self._lock:
                 self._live[number] = stream
@@ -253,11 +243,6 @@ class _HandingOut:
         elif isinstance(event, Finished):
             another = self._count <= self._given or event.info.source.get("sha256") != self._sha256
         return Failed("decode", UnreadableFile.__name__, CHANGED) if another else event
-
-
-def _plain(spec: WindowSpec) -> dict[str, Any]:
-    """The fields of a window, as plain values."""
-    return {"size": spec.size, "stride": spec.stride, "samples": dict(spec.samples), "sampling": spec.sampling}
 
 
 def _kept(event: Event) -> Event:

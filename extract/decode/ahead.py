@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 from extract.decode.child import PreparingHalf
@@ -79,6 +79,19 @@ class ByteQueue:
             self._closed = True
             self._events.clear()
             self._changed.notify_all()
+
+    @contextmanager
+    def filled(self) -> Iterator[None]:
+        """Around a thread that fills it: what is wrong with the video is the last event, anything else ends the run."""
+        try:
+            yield
+        except Stopped:  # nobody wants the rest
+            return
+        except VideoError as error:
+            with suppress(Stopped):
+                self.put(failure(error))
+        except Exception as error:
+            self.fail(error)
 
     def until_end(self) -> Iterator[Event]:
         """All events up to the one that ends a video."""
@@ -171,18 +184,11 @@ class DecodeAhead:
         self, number: int, job: Job, events: ByteQueue, decoders: VideoDecoders, halves: Mapping[str, PreparingHalf]
     ) -> None:
         """Have a job decoded by another process."""
-        try:
+        with events.filled():
             with nullcontext(job) if decoders.fetches else self._copies.of(job, events.check) as here:
                 seconds = decoders.decode(number, here, self._spec, halves, events.put, events.check)
             with self._lock:
                 self.seconds += seconds
-        except Stopped:
-            pass
-        except VideoError as error:
-            with suppress(Stopped):
-                events.put(failure(error))
-        except Exception as error:
-            events.fail(error)
 
     def _decode(self, number: int, job: Job, events: ByteQueue, pool: PreparePool) -> None:
         """Decode a job in this thread."""

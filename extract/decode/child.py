@@ -127,7 +127,7 @@ class _Reading:
         started, prepared_s, exhausted = time.perf_counter(), self._pool.seconds, False
         in_order = InOrder[Any](self._pool, 0)
         work, encoders = self._work, cast(Mapping[str, Any], self._work.encoders)
-        events = video_events(work.job, WindowSpec(**work.window), encoders, self._alive)
+        events = video_events(work.job, WindowSpec.from_dict(work.window), encoders, self._alive)
         end: Message | None = None
         try:
             for event in in_order(events):

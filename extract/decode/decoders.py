@@ -144,10 +144,9 @@ class Decoders:
             DecoderStartError: a process does not come up.
         """
         halves = {stream: encoders[stream] for stream in job.streams}
-        window = {"size": spec.size, "stride": spec.stride, "samples": dict(spec.samples), "sampling": spec.sampling}
         assert isinstance(job.file, Path), "a copy of it can be decoded; see extract/decode/fetching.py"
         here = replace(job, file=job.file.absolute())
-        work = pickle.dumps(Work(here, window, halves, number, self._memory, min(1.0, self._timeout_s / 4)))
+        work = pickle.dumps(Work(here, spec.to_dict(), halves, number, self._memory, min(1.0, self._timeout_s / 4)))
         handing = _HandingOut(put, job.streams)
         for last_try in (False, True):
             decoder = self._take(check, lambda: number <= self._first)

@@ -238,10 +238,6 @@ class CacheReader:
             self._doubt(video_id)
         return problems
 
-    def num_complete(self, video_id: str) -> int:
-        """Complete streams of a video, whatever the state of the others; damage never raises."""
-        return len(self.found_marks(video_id))
-
     def found_marks(self, video_id: str) -> dict[str, Attrs]:
         """Attributes of complete streams, whatever the state of the others and of the video; damage never raises."""
         check_name(video_id)
