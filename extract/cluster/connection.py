@@ -136,9 +136,7 @@ def _token() -> str:
 @contextmanager
 def _session_folder() -> Iterator[Path]:
     """Where a cluster of our own keeps its sockets and logs; gone with it, or with the next one if this was killed."""
-    place = tempfile.gettempdir()
-    if len(os.fsencode(place)) > MAX_PLACE:
-        place = "/tmp"
+    place = short_place()
     sweep(Path(place))
     early = Path(tempfile.mkdtemp(prefix=f"new-{PREFIX}", dir=place))
     held = FileLock(early / LOCK, thread_local=False)
@@ -149,6 +147,12 @@ def _session_folder() -> Iterator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         held.release()
+
+
+def short_place() -> str:
+    """The folder for temporary files, or another one where its path is too long for sockets."""
+    place = tempfile.gettempdir()
+    return place if len(os.fsencode(place)) <= MAX_PLACE else "/tmp"
 
 
 def sweep(place: Path) -> None:

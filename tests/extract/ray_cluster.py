@@ -6,13 +6,16 @@ import os
 import shutil
 import signal
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import pytest
 from ray.cluster_utils import Cluster
 
-import extract.cluster  # noqa: F401 - before ray, which it tells to be quiet
+from extract.cluster.connection import short_place
 from tests.extract.kills import children
 
 STORE_BYTES = 100 * 2**20
@@ -26,9 +29,10 @@ class SmallCluster:
     """
 
     def __init__(self, nodes: int = 2) -> None:
-        self._folder = tempfile.mkdtemp(prefix="ray-")  # short: sockets lie there
+        self._folder = tempfile.mkdtemp(prefix="ray-", dir=short_place())
         head = {"num_cpus": 0, "object_store_memory": STORE_BYTES, "include_dashboard": False, "temp_dir": self._folder}
-        self._cluster = Cluster(initialize_head=True, head_node_args=head)
+        with self._own_address_file():
+            self._cluster = Cluster(initialize_head=True, head_node_args=head)
         self._nodes = [self._add() for _ in range(nodes)]
         self.options = ("--engine", "ray", "--address", str(self._cluster.address))
 
@@ -38,8 +42,18 @@ class SmallCluster:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._cluster.shutdown()
+        with self._own_address_file():
+            self._cluster.shutdown()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    @contextmanager
+    def _own_address_file(self) -> Iterator[None]:
+        """Where Ray's ``Cluster`` notes its address for everybody: in our folder, whatever ``temp_dir`` says. Else it
+        would fail where no Ray has run before, and others of this machine would connect to a cluster of tests."""
+        (Path(self._folder) / "ray").mkdir(exist_ok=True)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("RAY_TMPDIR", self._folder)
+            yield
 
     def processes(self, title: str) -> list[int]:
         """Processes whose title has this word, on any node."""
