@@ -37,8 +37,9 @@ class Passed:
     def tell(self, problems: Problems, cached: Collection[str]) -> None:
         """Note it all, a line for each reason. A link to what is cached is no news to those who only need the cache."""
         if total := self._kinds.total():
-            kinds = [f"{count} {kind}" for kind, count in self._kinds.most_common(MAX_KINDS)]
-            if rest := total - sum(count for _, count in self._kinds.most_common(MAX_KINDS)):
+            most = sorted(self._kinds.items(), key=lambda item: (-item[1], item[0]))
+            kinds = [f"{count} {kind}" for kind, count in most[:MAX_KINDS]]
+            if rest := sum(count for _, count in most[MAX_KINDS:]):
                 kinds.append(f"{rest} others")
             what = "file that is no video by its name" if total == 1 else "files that are no videos by their names"
             problems.note(f"passed over {total} {what}: {', '.join(kinds)} (first: {self._first})")

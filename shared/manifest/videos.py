@@ -86,29 +86,34 @@ def _videos_from_rows(
     seen: dict[str, str] = {}
     by_name, base = Root(None), str(root)
     lost: list[tuple[str, str]] = []
+
+    def refuse(row: dict[str, Any], what: str, advice: str = "", stops: bool = False) -> None:
+        """A row of a table is a mistake; one odd name in a folder of thousands does not stop the others."""
+        if row.get("scanned") and not stops:
+            passed.because(row["path"], NO_ID, what)
+        else:
+            problems.add(row["where"], what + advice)
+
     for row in rows:
         path, name, where = row["path"], row["id"], row["where"]
         vetted = root is not None and row.get("scanned") and path not in cached  # it was found below the root
         # Nobody opens what is cached, wherever a link in its way leads.
         if not (vetted or (by_name if path in cached else below).holds(path)):
             out = f"a link out of it; {FOLLOW} it" if by_name.holds(path) else "absolute, '..', or '~'"
-            problems.add(where, f"path {path!r} leaves the root ({out})")
+            refuse(row, f"path {path!r} leaves the root ({out})", stops=path in cached)
             continue
         # Path.exists raises if the path is too long.
         # A link that leads nowhere is there: its place may not be mounted, and the ledger will say so.
         if root and path not in cached and not os.path.lexists(f"{base}/{path}"):
             lost.append((where, path))
             continue
-        odd, key = name_problem(name), name_key(name)
-        if odd or key in seen:
-            what = odd or f"id {name!r} is taken by {seen[key]!r} (letter case and the form of accents do not count)"
-            # One odd name does not stop a folder of thousands. Stems that meet are a mistake of the manifest.
-            if row.get("scanned") == "path" or (odd and row.get("scanned")):
-                passed.because(path, NO_ID, what)
-            else:
-                other = 'give the rows an `id` column, or id = "path"'
-                rename = "rename it, or list it in a table with a column `id`"
-                problems.add(where, f"{what}; {rename if odd else other}")
+        if odd := name_problem(name):
+            refuse(row, odd, "; rename it, or list it in a table with a column `id`")
+            continue
+        if (key := name_key(name)) in seen:
+            what = f"id {name!r} is taken by {seen[key]!r} (letter case and the form of accents do not count)"
+            advice = '; give the rows an `id` column, or id = "path"'
+            refuse(row, what, advice, stops=row.get("scanned") == "stem")  # a mistake of the manifest, not of a file
             continue
         seen[key] = path
         group = row.get("group") or _group_of(name, group_rule)
