@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,11 +19,8 @@ _VIDEO_ENDINGS = """
 """
 VIDEO_SUFFIXES = frozenset(f".{ending}" for ending in _VIDEO_ENDINGS.split())
 _USUAL = "jpg or png"  # may be mixed in one folder; of the others each is a kind of its own
-_KINDS = {
-    **dict.fromkeys([".jpg", ".jpeg", ".png"], _USUAL),
-    **{".bmp": "bmp", ".tif": "tif", ".tiff": "tif", ".webp": "webp"},
-}
-IMAGE_SUFFIXES = frozenset(_KINDS)
+_KINDS = dict.fromkeys(["jpg", "jpeg", "png"], _USUAL) | {"bmp": "bmp", "tif": "tif", "tiff": "tif", "webp": "webp"}
+IMAGE_SUFFIXES = frozenset(f".{ending}" for ending in _KINDS)
 _NUMBERED = re.compile(r"(.*?)(\d+)(\D*)", re.DOTALL)  # the last run of digits of a name
 
 
@@ -48,12 +45,18 @@ def frame_series(folder: str | Path) -> list[Series]:
     Raises:
         OSError: the folder cannot be read.
     """
+    names, links, folders = [], set(), False
     with os.scandir(folder) as entries:
-        return series_among((entry.name, entry.is_symlink(), _is_folder(entry)) for entry in entries)
+        for entry in entries:
+            names.append(entry.name)
+            if link := entry.is_symlink():
+                links.add(entry.name)
+            folders = folders or (not is_hidden(entry.name) and (os.path.isdir(entry) if link else entry.is_dir()))
+    return series_among(names, links, folders)
 
 
-def series_among(entries: Iterable[tuple[str, bool, bool]]) -> list[Series]:
-    """``frame_series`` of the entries of a folder: name, whether it is a link, whether it is a folder.
+def series_among(names: Iterable[str], links: Collection[str] = (), folders: bool = False) -> list[Series]:
+    """``frame_series`` of the names in a folder; which of them are links, and whether some are folders.
 
     Pictures whose whole name is a number (``00001.jpg``, ``.jpeg``, ``.png``) are frames wherever they are, and the
     only ones. Else a series is what differs in the last number of the name only (two pictures at least, if that is not
@@ -61,27 +64,20 @@ def series_among(entries: Iterable[tuple[str, bool, bool]]) -> list[Series]:
     frames. Of several series plain numbers go before names, and all before optical flow (``flow_x_00001.jpg``).
     """
     found: dict[tuple[str, str, str], Series] = {}
-    alone = True
-    for name, link, folder in sorted(entries):
+    alone = not folders
+    for name in sorted(names):
+        stem, _, suffix = name.rpartition(".")
+        kind = _KINDS.get(suffix) or _KINDS.get(suffix.lower())
         if is_hidden(name):
             continue
-        stem, suffix = os.path.splitext(name)
-        kind = _KINDS.get(suffix.lower())
-        alone = alone and not (folder or suffix.lower() in VIDEO_SUFFIXES)
         if kind is None:
-            continue
-        if stem.isdecimal():
-            prefix, digits, ending = "", stem, ""
+            alone = alone and f".{suffix.lower()}" not in VIDEO_SUFFIXES
+        elif stem.isdecimal():
+            _add(found, ("", "", kind), name, stem)
         elif match := _NUMBERED.fullmatch(stem):
-            prefix, digits, ending = match.groups()
-        else:
-            continue
-        key = prefix, ending, kind
-        if key not in found:
-            found[key] = Series(f"{prefix}*{ending}{suffix}")
-        found[key].numbers[name] = int(digits)
-        if link:
-            found[key].links.append(name)
+            _add(found, (match[1], match[3], kind), name, match[2])
+    for one in found.values() if links else ():
+        one.links = [name for name in one.numbers if name in links]
     if usual := found.get(("", "", _USUAL)):
         return [usual]
     series = {key: one for key, one in found.items() if len(one.numbers) > 1 or key[:2] == ("", "")} if alone else {}
@@ -97,5 +93,7 @@ def is_frame_folder(path: Path) -> bool:
         return False
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
+def _add(found: dict[tuple[str, str, str], Series], key: tuple[str, str, str], name: str, digits: str) -> None:
+    if key not in found:
+        found[key] = Series(f"{key[0]}*{key[1]}.{name.rpartition('.')[2]}")
+    found[key].numbers[name] = int(digits)

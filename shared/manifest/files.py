@@ -117,14 +117,12 @@ def match_remote(patterns: Any, root: RemoteRoot, problems: Problems, passed: Pa
 
 def _remote_frame_folders(names: list[str]) -> Iterator[str]:
     paths = [path for path in map(PurePosixPath, names) if not any(map(is_hidden, path.parts))]
-    inside: dict[PurePosixPath, set[tuple[str, bool, bool]]] = {
-        path.parent: set() for path in paths if path.suffix.lower() in IMAGE_SUFFIXES
-    }
-    for path in paths if inside else ():
-        for inner, folder in zip((path, *path.parents), path.parents, strict=False):
-            if folder in inside:
-                inside[folder].add((inner.name, False, inner is not path))
-    return (str(folder) for folder, entries in inside.items() if series_among(entries))
+    inside: dict[PurePosixPath, set[str]] = {p.parent: set() for p in paths if p.suffix.lower() in IMAGE_SUFFIXES}
+    with_folders = {folder for path in paths if inside for folder in list(path.parents)[1:]}
+    for path in paths:
+        if path.parent in inside:
+            inside[path.parent].add(path.name)
+    return (str(p) for p, names in inside.items() if series_among(names, folders=p in with_folders))
 
 
 def _readable_series(folder: str) -> list[Series]:
