@@ -73,7 +73,7 @@ report: $(READY) ## write report.html of the latest run again (RUN=runs/... for 
 	$(PY) -m train report $${RUN:+--run "$$RUN"}
 
 status: $(READY) ## what is extracted of DATASET, what failed and why
-	$(PY) -m extract status $(where) -- "$$DATASET"
+	$(PY) -m extract status $(where) $(ARGS) -- "$$DATASET"
 
 test: $(READY) ## run the test suite
 	OMP_NUM_THREADS=1 $(PY) -m pytest $(ARGS)

@@ -33,6 +33,7 @@ def run(
     like: o.Like = None,
     cache: o.Cache = None,
     root: o.Root = None,
+    follow_links: o.FollowLinks = False,
     streams: o.Streams = "video,image,text",
     shard: o.OneShard = None,
     overwrite: Annotated[
@@ -93,6 +94,7 @@ def run(
             like=like,
             cache=cache,
             root=root,
+            follow_links=follow_links,
             streams=streams,
             shard=shard,
             overwrite=overwrite,
@@ -137,6 +139,7 @@ def plan(
     like: o.Like = None,
     cache: o.Cache = None,
     root: o.Root = None,
+    follow_links: o.FollowLinks = False,
     streams: o.Streams = "video,image,text",
     workers: o.Workers = 2,
     gpu_memory: o.GpuMemory = None,
@@ -182,6 +185,7 @@ def plan(
             like=like,
             cache=cache,
             root=root,
+            follow_links=follow_links,
             streams=streams,
             workers=workers,
             gpu_memory=gpu_memory,
@@ -194,19 +198,19 @@ def plan(
 
 
 @app.command()
-def status(dataset: o.Dataset, cache: o.Cache = None, root: o.Root = None) -> None:
+def status(dataset: o.Dataset, cache: o.Cache = None, root: o.Root = None, follow_links: o.FollowLinks = False) -> None:
     """Show what is complete, missing and failed."""
     from extract.commands.status import status as command
 
-    raise typer.Exit(command(dataset, cache=cache, root=root))
+    raise typer.Exit(command(dataset, cache=cache, root=root, follow_links=follow_links))
 
 
 @app.command()
-def verify(dataset: o.Dataset, cache: o.Cache = None, root: o.Root = None) -> None:
+def verify(dataset: o.Dataset, cache: o.Cache = None, root: o.Root = None, follow_links: o.FollowLinks = False) -> None:
     """Recompute every checksum of a cache; find missing, damaged and non-finite data."""
     from extract.commands.verify import verify as command
 
-    raise typer.Exit(command(dataset, cache=cache, root=root))
+    raise typer.Exit(command(dataset, cache=cache, root=root, follow_links=follow_links))
 
 
 @app.command()
@@ -277,6 +281,7 @@ def doctor(
         str | None, typer.Option(help="Check a downloaded data set: affwild2, dvd, or a manifest with official labels.")
     ] = None,
     root: o.Root = None,
+    follow_links: o.FollowLinks = False,
     cache: Annotated[str | None, typer.Option(help="Take frame counts from this cache instead of containers.")] = None,
     captioner: Annotated[
         str | None, typer.Option(help="Check a captioner's files and memory, e.g. minigpt4-vicuna-7b.")
@@ -297,7 +302,7 @@ def doctor(
     if (dataset is None) == (captioner is None):
         raise typer.BadParameter("say what to check: --dataset affwild2|dvd with --root FOLDER, or --captioner NAME")
     if dataset is not None:
-        raise typer.Exit(commands.dataset(dataset, root=root, cache=cache))
+        raise typer.Exit(commands.dataset(dataset, root=root, cache=cache, follow_links=follow_links))
     config = CaptionerConfig(
         captioner or "",
         weights=str(caption_weights) if caption_weights else None,

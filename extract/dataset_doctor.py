@@ -18,7 +18,7 @@ from shared.annotations import LabelError, annotation_files, is_stray, track_to_
 from shared.cache import FeatureCache
 from shared.label_formats import read_labels
 from shared.manifest import TABLE_FORMAT, Manifest
-from shared.manifest.files import VIDEO_SUFFIXES
+from shared.video_names import VIDEO_SUFFIXES
 
 # Tracks of the published editions, to tell an incomplete download.
 OFFICIAL_TRACKS: Mapping[tuple[str, str, str], int] = {

@@ -50,7 +50,12 @@ def track_to_video(track_name: str, video_ids: Collection[str]) -> str | None:
 
 def is_stray(path: Path) -> bool:
     """Whether a file system, not the data set, put this here: `.DS_Store`, `._105.txt`, `Thumbs.db`."""
-    return path.name in IGNORED_NAMES or path.name.startswith(".")
+    return is_hidden(path.name)
+
+
+def is_hidden(name: str) -> bool:
+    """``is_stray`` of a name."""
+    return name.startswith(".") or name in IGNORED_NAMES
 
 
 def annotation_files(root: Path, patterns: Iterable[str]) -> list[Path]:

@@ -7,9 +7,9 @@ import os
 from pathlib import Path, PurePosixPath
 
 from shared.manifest import ManifestError, dataset_name_problem, name_from, read_toml
-from shared.manifest.files import VIDEO_SUFFIXES, is_frame_folder
 from shared.names import unknown_name
 from shared.places import check_secrets, is_url, local_path
+from shared.video_names import VIDEO_SUFFIXES, is_frame_folder
 
 
 def find_dataset(name: str) -> Path:
@@ -93,7 +93,7 @@ def cache_of(dataset: str, cache: str | None = None) -> str:
         alone_at = dataset if PurePosixPath(dataset).suffix.lower() in VIDEO_SUFFIXES else None
     else:
         source = find_dataset(dataset)
-        alone = source.suffix.lower() in VIDEO_SUFFIXES or is_frame_folder(source)
+        alone = is_frame_folder(source) if source.is_dir() else source.suffix.lower() in VIDEO_SUFFIXES
         alone_at = source.resolve() if alone else None
     if alone_at is not None:
         name += "-" + hashlib.sha256(os.fsencode(alone_at)).hexdigest()[:8]

@@ -7,7 +7,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 MAX_NAME_BYTES = 200
 # Direction marks, invisible characters, line separators: ids that look alike, texts that show another order.
@@ -57,29 +57,51 @@ def stays_below(path: str, root: Path) -> bool:
 class Root:
     """``stays_below`` for many paths of one root: where a folder really lies is looked up once.
 
-    A root that is None is one of an object store: the path alone says.
+    A root that is None is one of an object store, or of files that nobody opens: the path alone says.
+
+    Args:
+        root: the folder.
+        follow_links: the user has said that links may lead out.
     """
 
-    def __init__(self, root: Path | None) -> None:
-        self._root = None if root is None else os.path.realpath(root)
+    def __init__(self, root: Path | None, follow_links: bool = False) -> None:
+        self.real = None if root is None else os.path.realpath(root)
+        self._follow = follow_links
         self._folders: dict[str, tuple[str, bool]] = {}  # as written -> where it is, whether that is below the root
 
     def holds(self, path: str) -> bool:
         """Whether a relative path stays below the root."""
-        if not path or "\x00" in path or path.startswith(("/", "~")) or path[1:2] == ":" or ".." in path.split("/"):
+        if not path or "\x00" in path or path.startswith("/") or path[1:2] == ":":
             return False
-        if self._root is None:
+        if ".." in (parts := path.split("/")) or parts[0] == "~":  # a home, to whoever wrote it
+            return False
+        if self.real is None or self._follow:
             return True
         folder, _, name = path.rpartition("/")
         if folder not in self._folders:
-            real = os.path.realpath(os.path.join(self._root, folder))
+            real = os.path.realpath(os.path.join(self.real, folder))
             self._folders[folder] = real, self._is_below(real)
         real, below = self._folders[folder]
         file = f"{real}/{name}"
-        return self._is_below(os.path.realpath(file)) if os.path.islink(file) else below
+        return below and (not os.path.islink(file) or self.lets(os.path.realpath(file), real))
+
+    def lets(self, real: str, folder: str) -> bool:
+        """Whether a link may lead to a place: below the root, or from a snapshot of a model hub to its own blobs.
+
+        Args:
+            real: where the link leads in the end.
+            folder: where the folder with the link really is.
+        """
+        return self._follow or self._is_below(real) or _is_blob(real, folder)
 
     def _is_below(self, real: str) -> bool:
-        return self._root is not None and os.path.commonpath([self._root, real]) == self._root
+        return self.real is not None and os.path.commonpath([self.real, real]) == self.real
+
+
+def _is_blob(real: str, folder: str) -> bool:
+    """REPOSITORY/snapshots/COMMIT/... -> REPOSITORY/blobs/..., as the client of a model hub lays it out."""
+    snapshots = next((above for above in PurePath(folder).parents if above.name == "snapshots"), None)
+    return snapshots is not None and PurePath(real).is_relative_to(snapshots.parent / "blobs")
 
 
 def plain_path(path: str) -> str:

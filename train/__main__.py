@@ -16,6 +16,7 @@ from train.commands.options import (
     Device,
     Epochs,
     FoldsAtOnce,
+    FollowLinks,
     LatestTask,
     LearningRate,
     NumFolds,
@@ -51,6 +52,7 @@ def cv(
     task: TaskName,
     cache: Cache = None,
     root: Root = None,
+    follow_links: FollowLinks = False,
     runs: Runs = Path("runs"),
     head: Annotated[
         str,
@@ -119,6 +121,7 @@ def cv(
             settings,
             cache=cache,
             root=root,
+            follow_links=follow_links,
             runs=runs,
             baselines=baselines,
             permuted=permute_labels,
@@ -172,13 +175,18 @@ def evaluate(
     task: LatestTask = None,
     cache: Cache = None,
     root: Root = None,
+    follow_links: FollowLinks = False,
     runs: Runs = Path("runs"),
     device: Device = "auto",
 ) -> None:
     """Score a trained run on the labels of a data set it was not trained on."""
     from train.commands import runs as commands
 
-    raise typer.Exit(commands.evaluate(dataset, run=run, task=task, cache=cache, root=root, runs=runs, device=device))
+    raise typer.Exit(
+        commands.evaluate(
+            dataset, run=run, task=task, cache=cache, root=root, follow_links=follow_links, runs=runs, device=device
+        )
+    )
 
 
 @app.command()
@@ -260,12 +268,15 @@ def oracle(
     split: Annotated[str, typer.Option(help="train, val, test or all.")] = "val",
     cache: Cache = None,
     root: Root = None,
+    follow_links: FollowLinks = False,
 ) -> None:
     """What one label per window can reach at best: true window means as the prediction. Needs labels only."""
     from train.commands import submit as submit_commands
 
     raise typer.Exit(
-        submit_commands.oracle(dataset, task=task, cache=cache, root=root, size=size, stride=stride, split=split)
+        submit_commands.oracle(
+            dataset, task=task, cache=cache, root=root, follow_links=follow_links, size=size, stride=stride, split=split
+        )
     )
 
 

@@ -61,7 +61,7 @@ def _changed_files(run: Run, store: FeatureCache) -> list[str]:
     if root is None:  # an older run
         return []
     try:
-        manifest = load_manifest(source, root, cached=store.paths().values())
+        manifest = load_manifest(source, root, cached=store.paths().values(), follow_links=True)  # opens no video
         tracks, _ = read_tracks(manifest, run.task, cached_videos(store, list(run.config["fingerprints"]))[0])
     except (ValueError, OSError) as error:
         reason = str(error).partition("\n")[0]

@@ -11,6 +11,9 @@ Dataset = Annotated[str, typer.Argument(help="Name, manifest .toml, table .csv, 
 Root = Annotated[
     str | None, typer.Option(help="Where the videos are, if not where the manifest says: a folder, or a URL for run.")
 ]
+FollowLinks = Annotated[
+    bool, typer.Option("--follow-links", help="Follow links that lead out of the folder of the data set.")
+]
 Cache = Annotated[str | None, typer.Option(help="Cache path or fsspec URL. [default: caches/DATASET.zarr]")]
 Preset = Annotated[
     str | None,

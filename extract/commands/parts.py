@@ -91,14 +91,17 @@ def note(text: str) -> None:
     err.print(f"note: {text}")
 
 
-def load(dataset: str, root: str | None, render: bool = True, cached: Collection[str] = ()) -> Manifest:
-    if is_url(dataset):
-        return load_manifest(dataset, root, cached=cached)
-    source = find_dataset(dataset)
-    if render and root is None and source.resolve() == DEMO_MANIFEST:
+def load(
+    dataset: str, root: str | None, render: bool = True, cached: Collection[str] = (), follow_links: bool = False
+) -> Manifest:
+    source = dataset if is_url(dataset) else find_dataset(dataset)
+    if isinstance(source, Path) and render and root is None and source.resolve() == DEMO_MANIFEST:
         # The one data set that can be made out of nothing: rendered on first use. A user's own demo.toml is not it.
         make_demo(source.parent / tomllib.loads(source.read_text(encoding="utf-8"))["root"], 0)
-    return load_manifest(source, root, cached=cached)
+    manifest = load_manifest(source, root, cached=cached, follow_links=follow_links)
+    for text in manifest.notes:
+        note(text)
+    return manifest
 
 
 def make_demo(root: Path, seed: int) -> None:

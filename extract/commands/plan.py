@@ -39,6 +39,7 @@ def plan(
     json_file: Path | None,
     options: Mapping[str, Any],
     shards: int | None = None,
+    follow_links: bool = False,
 ) -> int:
     """0, or 1 if some videos cannot be opened."""
     from extract.config import find_preset, with_options
@@ -61,7 +62,7 @@ def plan(
         raise ValueError(
             f"{url} was made for other windows; give the --stride and --sampling that it has, or a --cache"
         )
-    manifest = load(dataset, root)
+    manifest = load(dataset, root, follow_links=follow_links)
     with StepDisplay(err, "looking at", "videos") as display:
         failed = FailureLedger(url).failures() if store is not None else {}
         lengths = measure_lengths(manifest, store, display.reached, failed)

@@ -58,6 +58,7 @@ def run(
     address: str | None = None,
     actors: int | None = None,
     shard: str | None = None,
+    follow_links: bool = False,
 ) -> int:
     """``extract run``."""
     signal.signal(signal.SIGTERM, as_interrupt)
@@ -84,7 +85,7 @@ def run(
         _check_preset(FeatureCache.open(url), made_with, replace)
     if "text" in wanted:
         check_captioner(config.captioner)
-    manifest = load(dataset, root)
+    manifest = load(dataset, root, follow_links=follow_links)
     if part is not None:
         manifest = _own_part(manifest, part, url)
         if not manifest.videos:
@@ -108,7 +109,7 @@ def run(
     given: dict[str, Any] = {"--cache": cache, "--root": root, "--shard": shard, "--streams": some}
     given |= {"--overwrite": overwrite or None, "--engine": engine, "--address": address, "--actors": actors}
     given |= {"--workers": workers, "--device": device, "--gpu-memory": gpu_memory, "--video-timeout": video_timeout}
-    given |= {"--include-truncated": include_truncated}
+    given |= {"--include-truncated": include_truncated, "--follow-links": follow_links}
     retry = _retry_words(dataset, ["--like", url] if same else options_of(made_with), given)
     print_summary(out, summary, url, retry=retry)
     return max(summary.exit_status, 1 if summary.left else 0)

@@ -13,7 +13,7 @@ from shared.manifest import Manifest, Video
 
 
 @explained
-def status(dataset: str, *, cache: str | None, root: str | None) -> int:
+def status(dataset: str, *, cache: str | None, root: str | None, follow_links: bool = False) -> int:
     """``extract status``: 0 if everything is complete, else 1."""
     from extract.show.status import print_status
 
@@ -23,7 +23,7 @@ def status(dataset: str, *, cache: str | None, root: str | None) -> int:
     if is_cache(dataset):
         note("counted are the videos that the cache has; give the data set to count those that it lacks")
         return print_status(out, _of_cache(store, failures), store, failures)
-    manifest = load(dataset, root, render=False, cached=store.paths().values())
+    manifest = load(dataset, root, render=False, cached=store.paths().values(), follow_links=follow_links)
     return print_status(out, manifest, store, failures)
 
 

@@ -45,7 +45,7 @@ class Look:
 
 
 @explained
-def verify(dataset: str, *, cache: str | None, root: str | None = None) -> int:
+def verify(dataset: str, *, cache: str | None, root: str | None = None, follow_links: bool = False) -> int:
     """0 if all is well, 1 if something is damaged. One bad place does not keep the others from being looked at."""
     from extract.show.progress import StepDisplay
 
@@ -72,9 +72,9 @@ def verify(dataset: str, *, cache: str | None, root: str | None = None) -> int:
     out.print(f"{url}: {len(ids)} videos, {streams} complete streams, {verdict}")
     damaged = [look for look in looks if look.problems]
     for line in [
-        *_notes(dataset, root, url, store, looks),
+        *_notes(dataset, root, follow_links, url, store, looks),
         *_at_work(url, store, damaged),
-        *_advice(dataset, root, url, cache, store, damaged, lost),
+        *_advice(dataset, root, follow_links, url, cache, store, damaged, lost),
     ]:
         out.print(line)
     return 1 if problems else 0
@@ -111,9 +111,11 @@ def _lost(url: str, store: FeatureCache, looks: Sequence[Look]) -> dict[str, lis
     return {stream: videos for stream, videos in lost.items() if videos}
 
 
-def _notes(dataset: str, root: str | None, url: str, store: FeatureCache, looks: Sequence[Look]) -> Iterator[str]:
+def _notes(
+    dataset: str, root: str | None, follow_links: bool, url: str, store: FeatureCache, looks: Sequence[Look]
+) -> Iterator[str]:
     """What is no damage of the cache, but keeps it from being all that it should be."""
-    if dataset != url and (absent := _absent(dataset, root, url, store, {look.video for look in looks})):
+    if dataset != url and (absent := _absent(dataset, root, follow_links, url, store, {look.video for look in looks})):
         yield f"not extracted yet, or lost whole: {len(absent[0])} of {absent[1]} videos of the data set"
         yield f"  {_some(absent[0])}"
     for stream in store.window.samples:
@@ -123,12 +125,12 @@ def _notes(dataset: str, root: str | None, url: str, store: FeatureCache, looks:
 
 
 def _absent(
-    dataset: str, root: str | None, url: str, store: FeatureCache, there: set[str]
+    dataset: str, root: str | None, follow_links: bool, url: str, store: FeatureCache, there: set[str]
 ) -> tuple[list[str], int] | None:
     """Videos that the cache has not and the ledger does not know, and how many the data set has; None if it is all, or
     if the data set is not at hand, which a cache does not need."""
     try:
-        manifest = load(dataset, root, render=False, cached=store.paths().values())
+        manifest = load(dataset, root, render=False, cached=store.paths().values(), follow_links=follow_links)
         failed = FailureLedger(url).failures()
     except (ValueError, OSError, ImportError) as error:
         err.print(f"note: the data set is not at hand, so it is not known whether videos are missing ({error})")
@@ -152,6 +154,7 @@ def _at_work(url: str, store: FeatureCache, damaged: Sequence[Look]) -> Iterator
 def _advice(
     dataset: str,
     root: str | None,
+    follow_links: bool,
     url: str,
     cache: str | None,
     store: FeatureCache,
@@ -164,6 +167,7 @@ def _advice(
     name = "DATASET" if dataset == url else shlex.quote(dataset)
     place = f" --cache {shlex.quote(url)}" if dataset == url or cache is not None else ""
     at = f" --root {shlex.quote(root)}" if root is not None else ""
+    at += " --follow-links" if follow_links else ""
     run = f"python -m extract run {name}{place}{at} --like {shlex.quote(url)}"
 
     def some(names: Collection[str]) -> str:

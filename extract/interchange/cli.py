@@ -17,6 +17,7 @@ def export(
     streams: Annotated[str | None, typer.Option(help="Comma-separated. [default: all]")] = None,
     cache: o.Cache = None,
     root: o.Root = None,
+    follow_links: o.FollowLinks = False,
     dtype: Annotated[
         str, typer.Option(help="Of features in Parquet: float16, or float32 for readers that lack float16.")
     ] = "float16",
@@ -36,6 +37,7 @@ def export(
             output=output,
             cache=cache,
             root=root,
+            follow_links=follow_links,
             streams=streams,
             dtype=dtype,
             require_complete=require_complete,
@@ -53,6 +55,7 @@ def import_(
     stream: Annotated[str | None, typer.Option(help="How the cache is to call the features.")] = None,
     cache: o.Cache = None,
     root: o.Root = None,
+    follow_links: o.FollowLinks = False,
     frames: Annotated[
         str | None,
         typer.Option(
@@ -92,6 +95,7 @@ def import_(
             dataset=dataset,
             cache=cache,
             root=root,
+            follow_links=follow_links,
             stream=stream,
             declared=declared,
             window={"size": size, "stride": stride, "sampling": sampling},

@@ -28,6 +28,7 @@ def export(
     output: Path,
     cache: str | None,
     root: str | None,
+    follow_links: bool,
     streams: str | None,
     dtype: str,
     require_complete: bool,
@@ -48,7 +49,7 @@ def export(
     check_place(output, folder=form == "parquet", overwrite=overwrite)
     store = FeatureCache.open(cache_of(dataset, cache))
     wanted = [s.strip() for s in streams.split(",") if s.strip()] if streams else None
-    expected = _expected(dataset, store, root)
+    expected = _expected(dataset, store, root, follow_links)
     chosen = select(store, wanted, expected)
     for line in chosen.missing:
         err.print(f"missing: {line}")
@@ -81,6 +82,7 @@ def import_features(
     dataset: str | None,
     cache: str | None,
     root: str | None,
+    follow_links: bool,
     stream: str | None,
     declared: Mapping[str, Any],
     window: Mapping[str, Any],
@@ -109,13 +111,15 @@ def import_features(
                 raise ValueError(
                     f"{source} is an export and says everything itself; leave {given or ['--facts, --fps']} away"
                 )
-            videos = _manifest_videos(dataset, root, url)
+            videos = _manifest_videos(dataset, root, follow_links, url)
             return _import_archive(source, url, stream, videos, replaced, dry_run)
     if stream is None:
         raise ValueError("--stream: say how the cache is to call these features, for example --stream mine")
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,63}", stream) or stream in ("pts", "starts"):
         raise ValueError(f"--stream: expected 1 to 64 letters, digits, - or _, not pts or starts, found {stream!r}")
-    return _import_external(source, form, url, stream, dataset, root, declared, window, facts, fps, replaced, dry_run)
+    return _import_external(
+        source, form, url, stream, dataset, root, follow_links, declared, window, facts, fps, replaced, dry_run
+    )
 
 
 def _import_archive(
@@ -154,6 +158,7 @@ def _import_external(
     stream: str,
     dataset: str | None,
     root: str | None,
+    follow_links: bool,
     declared: Mapping[str, Any],
     window: Mapping[str, Any],
     facts: str | None,
@@ -170,7 +175,7 @@ def _import_external(
     from extract.show.progress import StepDisplay
 
     store = _open_or_none(url)
-    videos = _manifest_videos(dataset, root, url)
+    videos = _manifest_videos(dataset, root, follow_links, url)
     rule = FrameRule.parse(declared["frames"])
     said = Declared(stream, rule, declared["nearest"], declared["samples"], declared["name"], _notes(declared["note"]))
     known = Facts.of(store, facts, fps)
@@ -217,22 +222,23 @@ def _import_external(
 # ------------------------------------------------------------------ parts
 
 
-def _expected(dataset: str, store: FeatureCache, root: str | None) -> list[str] | None:
+def _expected(dataset: str, store: FeatureCache, root: str | None, follow_links: bool) -> list[str] | None:
     """Ids of the data set's videos, or None where only the cache is at hand."""
     if dataset.rstrip("/").endswith(".zarr") or "://" in dataset:
         return None
     try:
-        return [v.id for v in load(dataset, root, render=False, cached=store.paths().values()).videos]
+        return [v.id for v in load(dataset, root, False, store.paths().values(), follow_links).videos]
     except (ManifestError, FileNotFoundError) as error:
         err.print(f"note: videos that were never extracted are not counted: {str(error).splitlines()[0]}")
         return None
 
 
-def _manifest_videos(dataset: str | None, root: str | None, url: str) -> Sequence[Video] | None:
+def _manifest_videos(dataset: str | None, root: str | None, follow_links: bool, url: str) -> Sequence[Video] | None:
     if dataset is None:
         return None
     store = _open_or_none(url)
-    return load(dataset, root, render=False, cached=store.paths().values() if store is not None else ()).videos
+    known = store.paths().values() if store is not None else ()
+    return load(dataset, root, False, known, follow_links).videos
 
 
 def _open_or_none(url: str) -> FeatureCache | None:

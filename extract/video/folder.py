@@ -44,7 +44,10 @@ def _read_folder(files: dict[int, Path], num_frames: int, fps: float, video: Ope
 
 def _read_picture(file: Path) -> np.ndarray:
     try:
-        with Image.open(file, formats=("JPEG", "PNG")) as picture:  # Pillow goes by content: no PSD, EPS or TIFF
+        with Image.open(file, formats=("JPEG", "PNG", "BMP", "TIFF", "WEBP")) as picture:  # Pillow goes by content
+            # Else all but the first would be left out without a word. (Of photos, JPEG, the others are previews.)
+            if picture.format in ("TIFF", "WEBP") and getattr(picture, "is_animated", False):
+                raise VideoError("decode", f"picture {file.name} holds several pictures; a frame is one")
             width, height = picture.size
             if width * height > MAX_PIXELS:
                 raise VideoError("decode", f"picture {file.name} says {width}x{height}, more than {MAX_PIXELS} pixels")

@@ -11,8 +11,8 @@ from typing import Any
 
 from extract.video.types import UnreadableFile, VideoError
 from shared.remote_files import RemoteFile, Source
+from shared.video_names import frame_series
 
-IMAGE_SUFFIXES = frozenset([".jpg", ".jpeg", ".png"])
 MAX_FOLDER_FRAMES = 10_000_000  # 90 hours; a larger number is a date or a serial number, not a frame
 # So many frames per picture, beyond the first thousand, are no gaps: the number is not that of a frame.
 MAX_FRAMES_PER_PICTURE = 100
@@ -48,28 +48,38 @@ def unreadable(error: OSError | ValueError) -> VideoError:
 
 
 def numbered_files(path: Path) -> dict[int, Path]:
-    """1-based frame number -> picture of a frame folder.
+    """1-based frame number -> picture of a frame folder. Which pictures: ``shared.video_names.series_among``.
+
+    A folder that has a picture 0 counts from 0 (number n is frame n), any other from 1 (number n is frame n - 1).
 
     Raises:
-        VideoError: numbers that cannot be those of frames, two pictures of one number, pictures that are no files.
+        VideoError: numbers that cannot be those of frames, two pictures of one number, pictures that are no files,
+            pictures numbered in several ways.
     """
-    files: dict[int, Path] = {}
     try:
-        entries = sorted(path.iterdir())
+        series = frame_series(path)
     except OSError as error:
         raise unreadable(error) from None
-    for file in entries:
-        if file.suffix.lower() not in IMAGE_SUFFIXES or not file.stem.isdecimal():
-            continue
-        number = int(file.stem)
-        if not 1 <= number <= MAX_FOLDER_FRAMES:
-            raise VideoError("open", f"frame folders count from 00001, found {file.name}")
+    if not series:
+        raise VideoError("open", "a folder without numbered pictures such as 00001.jpg or frame_00001.jpg")
+    if len(series) > 1:
+        kinds = ", ".join(f"{one.pattern} ({len(one.numbers)})" for one in series[:5]) + ", ..." * (len(series) > 5)
+        raise VideoError(
+            "open", f"expected one series of numbered pictures, found {kinds}; put each into a folder of its own"
+        )
+    files: dict[int, Path] = {}
+    first = 0 if 0 in series[0].numbers.values() else 1
+    for name, number in series[0].numbers.items():
+        if number > MAX_FOLDER_FRAMES:
+            raise VideoError(
+                "open", f"frame folders count from 00001 or 00000, by the place in the video, found {name}"
+            )
+        file = path / name
         check_regular(file)
-        if number in files:
-            raise VideoError("open", f"two pictures for frame {number}: {files[number].name} and {file.name}")
-        files[number] = file
-    if not files:
-        raise VideoError("open", "a folder without numbered pictures such as 00001.jpg")
+        frame = number - first + 1
+        if frame in files:
+            raise VideoError("open", f"two pictures for frame {number}: {files[frame].name} and {name}")
+        files[frame] = file
     if max(files) > 1000 + MAX_FRAMES_PER_PICTURE * len(files):
         raise VideoError(
             "open",

@@ -5,6 +5,7 @@
                                          # URL (s3://bucket/videos): of the videos; table and labels then lie here
     layout = "..."                       # free text: which files go where; shown when they are missing
     note = "rendered data"               # free text, shown wherever scores of this data set appear
+    links = "follow"                     # links below root may lead out of it (default: they are passed over, and told)
 
     [videos]                             # which videos; `glob` or `table`
     glob = ["videos/*.mp4"]              # patterns below root; a folder of numbered images matches as one video

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import tomllib
@@ -10,52 +11,89 @@ from pathlib import Path
 from typing import Any
 
 from shared.collecting import no_collection
-from shared.manifest.files import VIDEO_SUFFIXES, is_frame_folder, is_pattern_below
+from shared.manifest.files import is_pattern_below
 from shared.manifest.table import Problems, Segment, Segments
 from shared.manifest.types import Manifest, ManifestError, TaskSource, Video
 from shared.manifest.videos import check_videos, read_videos
 from shared.places import check_secrets, is_url, local_path
 from shared.remote_files import RemoteRoot
+from shared.video_names import IMAGE_SUFFIXES, VIDEO_SUFFIXES, is_frame_folder
 
 TABLE_FORMAT = "table"
+_SOURCES = "a manifest (.toml), a table of videos (.csv with a column path), a folder of videos or one video file"
+_OTHER_TABLES = {
+    ".tsv": "a table with tabs",
+    ".tab": "a table with tabs",
+    ".txt": "plain text",
+    **dict.fromkeys([".xlsx", ".xls", ".xlsm", ".ods", ".numbers"], "a spreadsheet"),
+    **dict.fromkeys([".json", ".jsonl", ".ndjson", ".yaml", ".yml", ".xml"], "structured text"),
+    **dict.fromkeys([".parquet", ".feather", ".arrow", ".pkl", ".pickle"], "a binary table"),
+}
 
 
 @no_collection()
-def load_manifest(source: str | Path, root: str | Path | None = None, *, cached: Collection[str] = ()) -> Manifest:
+def load_manifest(
+    source: str | Path,
+    root: str | Path | None = None,
+    *,
+    cached: Collection[str] = (),
+    follow_links: bool = False,
+) -> Manifest:
     """Read and validate a data set.
 
     Args:
         source: a TOML manifest, a CSV table of videos, a folder of videos or one video file; or a URL of the last two.
         root: overrides the manifest's root; a folder or a URL.
         cached: paths below the root of videos that are extracted already; they need not exist on this machine.
+        follow_links: links below the root may lead out of it, as with ``links = "follow"``.
 
     Raises:
         ManifestError: lists every problem with its place.
         FileNotFoundError: ``source`` itself does not exist.
     """
     if is_url(str(source)):
-        return _load_url(str(source), root, cached)
+        return _load_url(str(source), root, cached, follow_links)
     source = Path(source)
     if not source.exists():
         raise FileNotFoundError(f"no manifest, table or video folder at {source}")
+    suffix, raw = source.suffix.lower(), {}  # type: str, dict[str, Any]
     if source.is_dir():
-        name = name_from(source.resolve().name)
-        if is_frame_folder(source):
-            parent = source.resolve().parent
-            return _build(source, {"name": name, "videos": {}}, root or parent, cached, [source.resolve().name])
-        return _build(source, {"name": name, "videos": {"glob": ["**/*"]}}, root or source, cached)
-    if source.suffix.lower() == ".csv":
-        raw: dict[str, Any] = {"name": name_from(source.stem), "videos": {"table": source.name}}
-        return _build(source, raw, root or source.parent, cached)
-    if source.suffix.lower() in VIDEO_SUFFIXES:
+        name, patterns, place = source.resolve().name, ["**/*"], source
+        if is_frame_folder(source):  # and whatever else is in it
+            patterns, place = [glob.escape(name), f"{glob.escape(name)}/**/*"], source.resolve().parent
+        raw = {"name": name_from(name), "videos": {"glob": patterns}}
+        return _build(source, raw, root or place, cached, follow_links)
+    if suffix == ".csv":
+        raw = {"name": name_from(source.stem), "videos": {"table": source.name}}
+        return _build(source, raw, root or source.parent, cached, follow_links)
+    if suffix in VIDEO_SUFFIXES:  # a link that is given itself is meant
         raw = {"name": name_from(source.stem), "videos": {}}
-        return _build(source, raw, root or source.parent, cached, [source.name])
-    return _build(source, read_toml(source), root, cached)
+        return _build(source, raw, root or source.parent, cached, True, [source.name])
+    if message := _other_table(suffix):
+        raise ManifestError(str(source), [message])
+    try:
+        raw = read_toml(source)
+    except ManifestError:
+        if suffix == ".toml":
+            raise
+        what = (
+            "a picture"
+            if suffix in IMAGE_SUFFIXES
+            else f"a file that is none of these by its ending ({suffix or 'none'})"
+        )
+        raise ManifestError(str(source), [f"expected {_SOURCES}; found {what}"]) from None
+    return _build(source, raw, root, cached, follow_links)
 
 
-def _load_url(url: str, root: str | Path | None, cached: Collection[str]) -> Manifest:
+def _other_table(suffix: str) -> str | None:
+    """What to do with a file that may well be a table, but not one that is read; None for other files."""
+    what = _OTHER_TABLES.get(suffix)
+    return what and f"expected {_SOURCES}; found {what} ({suffix}): save it as CSV, with commas and in UTF-8"
+
+
+def _load_url(url: str, root: str | Path | None, cached: Collection[str], follow_links: bool) -> Manifest:
     if (path := local_path(url)) is not None:
-        return load_manifest(path, root, cached=cached)
+        return load_manifest(path, root, cached=cached, follow_links=follow_links)
     try:
         check_secrets(url, "the data set")
     except ValueError as error:
@@ -63,11 +101,13 @@ def _load_url(url: str, root: str | Path | None, cached: Collection[str]) -> Man
     url = url.rstrip("/")
     folder, _, name = url.rpartition("/")
     suffix = Path(name).suffix.lower()
-    if suffix in (".toml", ".csv"):
+    if suffix in (".toml", ".csv", *_OTHER_TABLES):
         raise ManifestError(name, ["manifests and tables are read from disks, and may name a URL; copy it"])
     if suffix in VIDEO_SUFFIXES:
-        return _build(Path(name), {"name": name_from(Path(name).stem), "videos": {}}, root or folder, cached, [name])
-    return _build(Path(name), {"name": name_from(name), "videos": {"glob": ["**/*"]}}, root or url, cached)
+        raw = {"name": name_from(Path(name).stem), "videos": {}}
+        return _build(Path(name), raw, root or folder, cached, follow_links, [name])
+    raw = {"name": name_from(name), "videos": {"glob": ["**/*"]}}
+    return _build(Path(name), raw, root or url, cached, follow_links)
 
 
 def read_toml(source: Path) -> dict[str, Any]:
@@ -87,11 +127,13 @@ def _build(
     raw: Mapping[str, Any],
     root: str | Path | None,
     cached: Collection[str],
+    follow_links: bool,
     paths: list[str] | None = None,
 ) -> Manifest:
     problems = Problems()
     name = _read_top(raw, name_from(source.stem), problems)
     base, remote = _find_root(source, raw, root, problems)
+    follow_links = follow_links or raw.get("links") == "follow"
     layout = str(raw.get("layout", "")).strip()
     hint = f"Expected below {remote.url if remote else base}:\n{layout}" if layout else ""
     check_videos(raw.get("videos"), paths, problems)
@@ -101,15 +143,17 @@ def _build(
         )
         _read_tasks(raw.get("tasks", {}), None, problems)  # every problem at once
         raise ManifestError(str(source), problems.lines, hint)
-    videos, segments = read_videos(raw.get("videos"), base, remote, source, paths, frozenset(cached), problems)
+    known = frozenset(cached)
+    videos, segments = read_videos(raw.get("videos"), base, remote, source, paths, known, follow_links, problems)
     tasks = _read_tasks(raw.get("tasks", {}), segments, problems)
     if problems.lines:
         raise ManifestError(str(source), problems.lines, hint)
     if not videos:
         place = remote.url if remote else base
         what = f"{raw['videos']['table']} has no rows" if "table" in raw["videos"] else f"no video found below {place}"
-        raise ManifestError(str(source), [f"[videos]: {what}"], hint)
-    return Manifest(name, base, tuple(videos), tasks, source, layout, str(raw.get("note", "")).strip(), remote)
+        raise ManifestError(str(source), [f"[videos]: {what}", *problems.notes], hint)
+    note, notes = str(raw.get("note", "")).strip(), tuple(problems.notes)
+    return Manifest(name, base, tuple(videos), tasks, source, layout, note, remote, notes)
 
 
 def _find_root(
@@ -131,7 +175,9 @@ def _find_root(
 
 
 def _read_top(raw: Mapping[str, Any], fallback: str, problems: Problems) -> str:
-    problems.unknown_keys("top level", raw, {"name", "root", "layout", "note", "videos", "tasks"})
+    problems.unknown_keys("top level", raw, {"name", "root", "layout", "note", "links", "videos", "tasks"})
+    if raw.get("links", "follow") != "follow":
+        problems.add("links", f'expected "follow" (or no such key), found {raw["links"]!r}')
     name = raw.get("name", fallback)
     if message := dataset_name_problem(name):
         problems.add("name", message)

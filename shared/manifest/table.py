@@ -62,10 +62,15 @@ class Problems:
 
     def __init__(self) -> None:
         self.lines: list[str] = []
+        self.notes: list[str] = []
 
     def add(self, where: str, what: str) -> None:
         """Note one problem."""
         self.lines.append(f"{where}: {what}")
+
+    def note(self, text: str) -> None:
+        """Note what is no mistake, but must be told."""
+        self.notes.append(text)
 
     def unknown_keys(self, where: str, values: Mapping[str, Any], known: set[str]) -> None:
         """Note every key that is not known; a typo must not silently change nothing."""

@@ -77,6 +77,7 @@ class Manifest:
         layout: which files go where, in words.
         note: shown wherever numbers of this data set appear.
         remote: where the videos are, if that is an object store.
+        notes: what was passed over and why, and whatever else is no mistake but must be told once.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Manifest:
     layout: str = ""
     note: str = ""
     remote: RemoteRoot | None = None
+    notes: tuple[str, ...] = ()
 
     def file(self, video: Video) -> Source:
         """The video's file or folder on this machine, or its object on a store."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.manifest.files import match_remote, match_videos
+from shared.manifest.passed import FOLLOW, NO_ID, Passed
 from shared.manifest.table import Problems, Segments, read_table
 from shared.manifest.types import Video
 from shared.names import Root, name_key, name_problem, video_id
@@ -43,6 +44,7 @@ def read_videos(
     source: Path,
     paths: list[str] | None,
     cached: frozenset[str],
+    follow_links: bool,
     problems: Problems,
 ) -> tuple[list[Video], Segments | None]:
     """The videos, and the rows of their table; None for the rows where [videos] could not be read."""
@@ -53,50 +55,65 @@ def read_videos(
     split = raw.get("split") if isinstance(raw.get("split"), Mapping) else {}
     split = {part: pattern for part, pattern in split.items() if isinstance(pattern, str) and pattern}
     segments: Segments | None = {}
+    below, passed = Root(None if remote else root, follow_links), Passed()
     if "table" in raw:
         rows, segments = read_table(str(raw["table"]), raw.get("columns", {}), root, source, id_rule, problems)
     else:
+        scanned = id_rule if paths is None else None
         if paths is None:
-            found = match_remote(raw["glob"], remote, problems) if remote else match_videos(raw["glob"], root, problems)
-            paths = [*found, *sorted(cached.difference(found))]
-        rows = [{"path": p, "id": video_id(p, id_rule), "where": f"[videos] {p}"} for p in paths]
-    below = None if remote else root
-    return _videos_from_rows(rows, below, group_rule, split, cached, problems), segments
+            patterns = raw["glob"]
+            match = match_remote(patterns, remote, problems, passed) if remote else None
+            found = match_videos(patterns, below, problems, passed) if match is None else match
+            paths = [*sorted(cached), *sorted(set(found).difference(cached))]  # what is cached keeps its id
+        rows = [{"path": p, "id": video_id(p, id_rule), "where": f"[videos] {p}", "scanned": scanned} for p in paths]
+    videos = _videos_from_rows(rows, below, None if remote else root, group_rule, split, cached, problems, passed)
+    passed.tell(problems, cached)
+    return videos, segments
 
 
 def _videos_from_rows(
     rows: list[dict[str, Any]],
+    below: Root,
     root: Path | None,
     group_rule: re.Pattern[str] | None,
     split: Mapping[str, str],
     cached: frozenset[str],
     problems: Problems,
+    passed: Passed,
 ) -> list[Video]:
     """``root`` None: on an object store, which has no links, and where only a run finds out what is missing."""
     videos: list[Video] = []
     seen: dict[str, str] = {}
-    below, base = Root(root), str(root)
+    by_name, base = Root(None), str(root)
     lost: list[tuple[str, str]] = []
+
+    def refuse(row: dict[str, Any], what: str, advice: str = "", stops: bool = False) -> None:
+        """A row of a table is a mistake; one odd name in a folder of thousands does not stop the others."""
+        if row.get("scanned") and not stops:
+            passed.because(row["path"], NO_ID, what)
+        else:
+            problems.add(row["where"], what + advice)
+
     for row in rows:
         path, name, where = row["path"], row["id"], row["where"]
-        if not below.holds(path):
-            problems.add(where, f"path {path!r} leaves the root (absolute, '..', or a link to outside)")
+        vetted = root is not None and row.get("scanned") and path not in cached  # it was found below the root
+        # Nobody opens what is cached, wherever a link in its way leads.
+        if not (vetted or (by_name if path in cached else below).holds(path)):
+            out = f"a link out of it; {FOLLOW} it" if by_name.holds(path) else "absolute, '..', or '~'"
+            refuse(row, f"path {path!r} leaves the root ({out})", stops=path in cached)
             continue
         # Path.exists raises if the path is too long.
         # A link that leads nowhere is there: its place may not be mounted, and the ledger will say so.
         if root and path not in cached and not os.path.lexists(f"{base}/{path}"):
             lost.append((where, path))
             continue
-        if message := name_problem(name):
-            problems.add(where, f"{message}; rename it, or list it in a table with a column `id`")
+        if odd := name_problem(name):
+            refuse(row, odd, "; rename it, or list it in a table with a column `id`")
             continue
-        key = name_key(name)
-        if key in seen:
-            problems.add(
-                where,
-                f"id {name!r} is taken by {seen[key]!r} (letter case and the form of accents do not count); give the "
-                'rows an `id` column, or id = "path"',
-            )
+        if (key := name_key(name)) in seen:
+            what = f"id {name!r} is taken by {seen[key]!r} (letter case and the form of accents do not count)"
+            advice = '; give the rows an `id` column, or id = "path"'
+            refuse(row, what, advice, stops=row.get("scanned") == "stem")  # a mistake of the manifest, not of a file
             continue
         seen[key] = path
         group = row.get("group") or _group_of(name, group_rule)

@@ -239,7 +239,7 @@ def test_a_picture_of_a_thousand_million_pixels_is_refused(tmp_path: Path) -> No
 
 
 def test_other_kinds_of_pictures_are_refused(tmp_path: Path) -> None:
-    Image.new("RGB", (8, 6)).save(picture(tmp_path / "f" / "00001.png"), format="TIFF")
+    Image.new("RGB", (8, 6)).save(picture(tmp_path / "f" / "00001.png"), format="PPM")
     assert "neither JPEG nor PNG" in refused(tmp_path / "f")
 
 

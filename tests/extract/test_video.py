@@ -205,9 +205,8 @@ def test_a_frame_folder_ignores_other_files(folder: Callable[..., Path]) -> None
 @pytest.mark.parametrize(
     ("numbers", "message"),
     [
-        ((0, 1), "count from 00001, found 00000.png"),
         ((1, "1.png"), "two pictures for frame 1"),
-        ((1, "20240131123045.png"), "count from 00001"),  # else ten thousand billion frames
+        ((1, "20240131123045.png"), "count from 00001 or 00000"),  # else ten thousand billion frames
         (("cover.png",), "without numbered pictures"),
     ],
 )

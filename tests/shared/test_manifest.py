@@ -236,9 +236,11 @@ def test_problems_of_a_table_come_all_at_once(tmp_path: Path) -> None:
         "videos.csv:3: the segment ends (5, exclusive) where or before it starts (5)",
         "videos.csv:4: id, group, split, fold or fps of 'a.mp4' differ from videos.csv:2",
         *(
-            f"videos.csv:{line}: path {path!r} leaves the root (absolute, '..', or a link to outside)"
-            for line, path in ((5, "../a.mp4"), (6, "/etc/passwd"), (7, "C:/a.mp4"), (8, "link.mp4"))
+            f"videos.csv:{line}: path {path!r} leaves the root (absolute, '..', or '~')"
+            for line, path in ((5, "../a.mp4"), (6, "/etc/passwd"), (7, "C:/a.mp4"))
         ),
+        "videos.csv:8: path 'link.mp4' leaves the root (a link out of it; links = \"follow\" in the manifest, or "
+        "--follow-links, follows it)",
         "videos.csv:9: id 'A.mp4' is taken by 'a.mp4' (letter case and the form of accents do not count); give the rows"
         ' an `id` column, or id = "path"',
         "videos.csv:10: id '../x' is reserved: it must not start with '.' or '__' nor be 'pts' or 'zarr.json'; rename "
@@ -307,8 +309,12 @@ def test_group_rules_without_group_or_match(tmp_path: Path) -> None:
 def test_links_out_of_the_root(tmp_path: Path) -> None:
     touch(tmp_path, "outside/a.mp4", "root/b.mp4")
     (tmp_path / "root/a.mp4").symlink_to(tmp_path / "outside/a.mp4")
-    (problem,) = problems_of(tmp_path / "root")
-    assert problem == "[videos] a.mp4: path 'a.mp4' leaves the root (absolute, '..', or a link to outside)"
+    found = load_manifest(tmp_path / "root")
+    assert (ids(found), [note.partition(";")[0] for note in found.notes]) == (
+        ["b.mp4"],
+        ["passed over links that lead out of the root: 1 (a.mp4)"],
+    )
+    assert ids(load_manifest(tmp_path / "root", follow_links=True)) == ["a.mp4", "b.mp4"]
     (tmp_path / "alias").symlink_to(tmp_path / "outside")  # the root itself may be a link
     assert ids(load_manifest(tmp_path / "alias")) == ["a.mp4"]
 

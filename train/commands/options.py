@@ -8,6 +8,9 @@ import typer
 Dataset = Annotated[str, typer.Argument(help="Name, manifest .toml, table .csv or folder of videos.")]
 Cache = Annotated[str | None, typer.Option(help="Cache path or fsspec URL. [default: caches/DATASET.zarr]")]
 Root = Annotated[Path | None, typer.Option(help="Where the labels are, if not where the manifest says.")]
+FollowLinks = Annotated[
+    bool, typer.Option("--follow-links", help="As it was extracted: links may lead out of the data set.")
+]
 Runs = Annotated[Path, typer.Option(help="Folder of runs.")]
 TaskName = Annotated[str, typer.Option("--task", help="violence, va, expr or au.")]
 OneRun = Annotated[Path | None, typer.Option("--run", help="Run folder. [default: the latest finished run]")]

@@ -98,10 +98,18 @@ def completed(config: TrainConfig, task: Task) -> TrainConfig:
     return config
 
 
-def open_data(dataset: str, cache: str | None, root: Path | None) -> tuple[FeatureCache, Manifest]:
+def open_data(dataset: str, cache: str | None, root: Path | None, follow_links: bool) -> tuple[FeatureCache, Manifest]:
     """The features first: videos that are in the cache need not be on this machine."""
     store = FeatureCache.open(cache_of(dataset, cache))
-    return store, load_manifest(find_dataset(dataset), root, cached=store.paths().values())
+    return store, load(dataset, root, store, follow_links)
+
+
+def load(dataset: str, root: Path | None, store: FeatureCache | None, follow_links: bool) -> Manifest:
+    """The data set; what must be known of it is printed."""
+    known = store.paths().values() if store is not None else ()
+    manifest = load_manifest(find_dataset(dataset), root, cached=known, follow_links=follow_links)
+    tell([], manifest.notes)
+    return manifest
 
 
 def open_tracks(

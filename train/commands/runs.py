@@ -66,6 +66,7 @@ def cv(
     *,
     cache: str | None,
     root: Path | None,
+    follow_links: bool,
     runs: Path,
     baselines: bool,
     permuted: bool,
@@ -79,7 +80,7 @@ def cv(
     rule = window_rule(task, config.window_label)
     if permuted and config.folds == RANDOM_WINDOWS:
         raise ValueError("permuted labels are no control on random windows: within a video they can still be copied")
-    store, manifest = open_data(dataset, cache, root)
+    store, manifest = open_data(dataset, cache, root, follow_links)
     heads = (config.head, *(h for h in BASELINE_HEADS if baselines and h != config.head))
     streams = sorted({s for h in heads for s in head_class(h).streams})
     tracks, labels = open_tracks(manifest, task, store, streams)
@@ -168,12 +169,13 @@ def evaluate(
     task: str | None,
     cache: str | None,
     root: Path | None,
+    follow_links: bool,
     runs: Path,
     device: str,
 ) -> int:
     """``train evaluate``."""
     opened, place = find_run(run, runs, task), pick_device(device)
-    store, manifest = open_data(dataset, cache, root)
+    store, manifest = open_data(dataset, cache, root, follow_links)
     tracks, labels = open_tracks(manifest, opened.task, store, streams_of(opened))
     results, notes = score_tracks(opened, store, tracks, place)
     own = manifest.name == opened.config["dataset"]

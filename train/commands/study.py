@@ -32,6 +32,7 @@ def audit(
     *,
     cache: str | None,
     root: Path | None,
+    follow_links: bool,
     output: Path | None,
 ) -> int:
     """``train audit``: labels, folds and lengths of videos are read, features are not."""
@@ -39,7 +40,7 @@ def audit(
     rule = window_rule(task, config.window_label)
     if dataset is None and cache is None:
         raise ValueError("say what to audit: python -m train audit DATASET --task TASK, or --cache CACHE")
-    store, manifest = open_data(dataset or FeatureCache.open(str(cache)).dataset, cache, root)
+    store, manifest = open_data(dataset or FeatureCache.open(str(cache)).dataset, cache, root, follow_links)
     num_frames = {v: one.num_frames for v, one in store.facts().check().videos.items() if one.streams}
     tracks, labels = read_tracks(manifest, task, num_frames)
     plans = {t.video_id: store.window.plan(num_frames[t.video_id]) for t in tracks}
@@ -63,6 +64,7 @@ def ablate(
     rows: Sequence[str],
     cache: str | None,
     root: Path | None,
+    follow_links: bool,
     runs: Path,
     resume: Path | None,
     device: str,
@@ -77,7 +79,7 @@ def ablate(
             "random windows leak too much to compare anything on; an ablation takes group, official or column"
         )
     rule, streams = window_rule(task, config.window_label), streams_of_rows(names, config)
-    store, manifest = open_data(dataset, cache, root)
+    store, manifest = open_data(dataset, cache, root, follow_links)
     tracks, labels = open_tracks(manifest, task, store, streams)
     features = load_features(store, sorted({t.video_id for t in tracks}), streams)
     err.print(place_features(features, place).words)

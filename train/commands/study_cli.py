@@ -16,6 +16,7 @@ from train.commands.options import (
     Device,
     Epochs,
     FoldsAtOnce,
+    FollowLinks,
     LearningRate,
     NumFolds,
     Patience,
@@ -34,6 +35,7 @@ def audit(
     dataset: Annotated[str | None, typer.Argument(help="As for cv; without it, what the cache was made of.")] = None,
     cache: Cache = None,
     root: Root = None,
+    follow_links: FollowLinks = False,
     folds: Annotated[str, typer.Option(help="group, official, column, or random-windows to see what those leak.")] = (
         "group"
     ),
@@ -46,7 +48,9 @@ def audit(
     from train.commands import study as study_commands
 
     settings = {"folds": folds, "num_folds": num_folds, "window_label": window_label, "seed": seed}
-    raise typer.Exit(study_commands.audit(dataset, task, settings, cache=cache, root=root, output=output))
+    raise typer.Exit(
+        study_commands.audit(dataset, task, settings, cache=cache, root=root, follow_links=follow_links, output=output)
+    )
 
 
 def ablate(
@@ -54,6 +58,7 @@ def ablate(
     task: TaskName,
     cache: Cache = None,
     root: Root = None,
+    follow_links: FollowLinks = False,
     runs: Runs = Path("runs"),
     row: Annotated[list[str] | None, typer.Option(help="Only this row beside the full model; repeatable.")] = None,
     loss: Annotated[str | None, typer.Option(help="As for cv.")] = None,
@@ -100,6 +105,7 @@ def ablate(
             rows=row or [],
             cache=cache,
             root=root,
+            follow_links=follow_links,
             runs=runs,
             resume=resume,
             device=device,

@@ -9,11 +9,10 @@ import numpy as np
 
 from shared.annotations import track_to_video
 from shared.cache import CacheError, FeatureCache
-from shared.datasets import cache_of, find_dataset
-from shared.manifest import load_manifest
-from shared.manifest.files import VIDEO_SUFFIXES
+from shared.datasets import cache_of
+from shared.video_names import VIDEO_SUFFIXES
 from train.checkpoints import RunError
-from train.commands.parts import err, explained, find_run, out, run_settings, tell
+from train.commands.parts import err, explained, find_run, load, out, run_settings, tell
 from train.data import cached_videos
 from train.evaluate import TrackScores, evaluate_frames
 from train.fit.loop import pick_device
@@ -130,7 +129,15 @@ def validate_submission(submission: Path, *, task: str, template: Path | None, l
 
 @explained
 def oracle(
-    dataset: str, *, task: str, cache: str | None, root: Path | None, size: int | None, stride: int | None, split: str
+    dataset: str,
+    *,
+    task: str,
+    cache: str | None,
+    root: Path | None,
+    follow_links: bool,
+    size: int | None,
+    stride: int | None,
+    split: str,
 ) -> int:
     """``train oracle``: what the window costs, from labels alone."""
     wanted = task_named(task)
@@ -141,8 +148,7 @@ def oracle(
         if cache is not None:
             raise
         err.print(f"note: {error}; label rows are taken for frames")
-    known = store.paths().values() if store is not None else ()
-    manifest = load_manifest(find_dataset(dataset), root, cached=known)
+    manifest = load(dataset, root, store, follow_links)
     num_frames = None if store is None else cached_videos(store, [])[0]
     tracks, labels = read_tracks(manifest, wanted, num_frames)
     tell(labels.lines(), [manifest.note] if manifest.note else [])
