@@ -13,17 +13,19 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from extract.config import ExtractConfig
 from extract.cost import Length, Work
 from extract.decode.sampling import Draft, draft_video
-from extract.encoders.untrained import Parts, build_parts, preparers
 from extract.video import DecodedFrame, VideoError, open_video, read_source
 from shared.cache import FeatureCache, VideoInfo
 from shared.windows import WindowSpec
+
+if TYPE_CHECKING:
+    from extract.encoders.untrained import Parts
 
 BUDGET_S = 20.0  # for what is timed; loading and compiling come first, and are told beside it
 VIDEOS = 4  # decoded, spread over the data set
@@ -85,6 +87,8 @@ def calibrate(
     """Time every stage for these streams; ``tell`` is called with what is being timed."""
     found, started = Calibration(), time.perf_counter()
     tell("loading encoders")
+    from extract.encoders.untrained import build_parts, preparers  # torch: seconds
+
     parts = build_parts(config, streams)
     encoders = preparers(parts, streams)
     found.setup_s = time.perf_counter() - started

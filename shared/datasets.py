@@ -7,6 +7,7 @@ import os
 from pathlib import Path, PurePosixPath
 
 from shared.manifest import ManifestError, dataset_name_problem, name_from, read_toml
+from shared.manifest.loading import PACKAGED
 from shared.names import unknown_name
 from shared.places import check_secrets, is_url, local_path
 from shared.video_names import VIDEO_SUFFIXES, is_frame_folder
@@ -26,7 +27,7 @@ def find_dataset(name: str) -> Path:
                 f"{name}: expected a file or folder here. A manifest can name a URL as the root of its videos"
             )
         name = path
-    folders = [Path("data_manifests"), Path(__file__).resolve().parent.parent / "data_manifests"]
+    folders = [Path("data_manifests"), PACKAGED]
     known = {file.stem: file for folder in reversed(folders) for file in sorted(folder.glob("*.toml"))}
     if os.path.exists(name):
         if name in known:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import io
+import os
 import signal
 import sys
 import threading
@@ -21,6 +22,7 @@ from rich.console import Console
 from shared.cache import CacheError, FeatureCache, RecipeMismatch
 from shared.datasets import cache_of, find_dataset
 from shared.manifest import Manifest, ManifestError, load_manifest
+from shared.manifest.loading import PACKAGED, place_of
 from shared.names import unknown_name
 from shared.remote_files import is_url
 from shared.terminal import harmless
@@ -30,7 +32,6 @@ err = harmless(Console(stderr=True, markup=False, highlight=False, soft_wrap=Tru
 out = harmless(Console(markup=False, highlight=False, soft_wrap=True))
 DEFAULT_PRESET = "base"
 OTHER_NAMES = {"caption_max_new_tokens": "caption_tokens", "caption_batch_size": "caption_batch"}  # on the command line
-DEMO_MANIFEST = Path(__file__).resolve().parents[2] / "data_manifests" / "demo.toml"
 GO_ON = "What is complete stays complete; run the same command again to go on."
 
 
@@ -95,9 +96,10 @@ def load(
     dataset: str, root: str | None, render: bool = True, cached: Collection[str] = (), follow_links: bool = False
 ) -> Manifest:
     source = dataset if is_url(dataset) else find_dataset(dataset)
-    if isinstance(source, Path) and render and root is None and source.resolve() == DEMO_MANIFEST:
+    if isinstance(source, Path) and render and root is None and source.resolve() == PACKAGED / "demo.toml":
         # The one data set that can be made out of nothing: rendered on first use. A user's own demo.toml is not it.
-        make_demo(source.parent / tomllib.loads(source.read_text(encoding="utf-8"))["root"], 0)
+        root_there = tomllib.loads(source.read_text(encoding="utf-8"))["root"]
+        make_demo(Path(os.path.normpath(place_of(source) / root_there)), 0)
     manifest = load_manifest(source, root, cached=cached, follow_links=follow_links)
     for text in manifest.notes:
         note(text)

@@ -20,6 +20,8 @@ from shared.remote_files import RemoteRoot
 from shared.video_names import IMAGE_SUFFIXES, VIDEO_SUFFIXES, is_frame_folder
 
 TABLE_FORMAT = "table"
+# The data sets with a name: in the checkout, or where the package is installed.
+PACKAGED = Path(__file__).resolve().parents[2] / "data_manifests"
 _SOURCES = "a manifest (.toml), a table of videos (.csv with a column path), a folder of videos or one video file"
 _OTHER_TABLES = {
     ".tsv": "a table with tabs",
@@ -163,15 +165,22 @@ def _find_root(
     place = str(raw.get("root", ".")) if root is None else str(root)
     if is_url(place) and (path := local_path(place)) is None:
         try:
-            return source.parent, RemoteRoot(place)
+            return place_of(source), RemoteRoot(place)
         except ValueError as error:
             problems.add("root", str(error))
             raise ManifestError(str(source), problems.lines) from None
     elif is_url(place):
         return Path(path or "/"), None
     # os.path.expanduser leaves the home of a user that is not there as it stands; Path.expanduser raises.
-    own = source.parent / os.path.expanduser(place)
+    own = place_of(source) / os.path.expanduser(place)
     return Path(root) if root is not None else Path(os.path.normpath(own)), None
+
+
+def place_of(source: Path) -> Path:
+    """The folder that a manifest's ``root`` is relative to: its own. An installed one has no data beside it; what it
+    calls ``../data/dvd`` is ``data/dvd`` of the current folder, where caches and runs are, too."""
+    installed = source.resolve().parent == PACKAGED and not (PACKAGED.parent / "pyproject.toml").exists()
+    return Path("data_manifests") if installed else source.parent
 
 
 def _read_top(raw: Mapping[str, Any], fallback: str, problems: Problems) -> str:
