@@ -17,6 +17,7 @@ from extract.interchange import writing
 from extract.interchange.external_facts import FrameRule, check_count, nearest_rows
 from extract.interchange.external_files import ExternalRows
 from extract.interchange.hdf5_layout import FeatureFileError, decode_attributes, encode_attributes
+from extract.interchange.hdf5_reading import attributes
 from shared.cache import CacheError, FeatureCache
 from shared.cache.arrays import StreamWriter
 from shared.cache.index import CacheIndex
@@ -75,7 +76,7 @@ def test_an_export_of_before_there_were_seals_is_taken_with_a_note(archive: Path
     shutil.copy(archive, tmp_path / "e.h5")
     with h5py.File(tmp_path / "e.h5", "a") as file:  # between the two
         del file.attrs["contents"]
-        marks = decode_attributes(dict(file.attrs), "")
+        marks = decode_attributes(dict(attributes(file)), "")
         file.attrs.update(encode_attributes(sealed(marks)))
     said = call("import", tmp_path / "e.h5", "--cache", tmp_path / "e.zarr").stderr
     assert "does not say how many videos and streams it has" in said

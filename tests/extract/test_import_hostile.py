@@ -99,7 +99,7 @@ def test_a_shape_that_overflows_gets_one_message(tmp_path: Path, shape: tuple[in
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         with pytest.raises(FeatureFileError, match=r"a\.npy: expected an array as numpy\.save writes it"):
-            open_npy(folder).__enter__()
+            open_npy(folder)
     assert [str(w.message) for w in said if w.category is RuntimeWarning] == []
 
 
