@@ -7,6 +7,7 @@ little else comes up fast.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import struct
@@ -285,3 +286,12 @@ def bound_memory(more_bytes: int) -> None:
     if sys.platform.startswith("linux"):  # what macOS calls address space has no relation to memory
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         bound(resource.RLIMIT_AS, pages * resource.getpagesize() + more_bytes)
+
+
+def memory_peak() -> int:
+    """The most bytes of address space that this process had at once; 0 where the system does not tell."""
+    try:
+        found = re.search(r"^VmPeak:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    except OSError:
+        return 0
+    return int(found[1]) * 1024 if found else 0

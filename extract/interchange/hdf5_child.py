@@ -21,7 +21,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from extract.child_process import GIB, bound_memory, receive_bytes, send_bytes
+from extract.child_process import GIB, bound_memory, memory_peak, receive_bytes, send_bytes
 from extract.interchange import hdf5_reading as reading
 from extract.interchange.hdf5_layout import FeatureFileError
 
@@ -55,7 +55,7 @@ def serve(
 ) -> None:
     """Answer until nobody is there; ``bound_time`` is told how long the next part of an answer may take, or 0."""
     answers = Answers(memory_bytes, min(1.0, timeout_s / 4))
-    with suppress(EOFError, OSError):
+    with link, suppress(EOFError, OSError):
         send_bytes(link, END)  # it is up
         while True:
             what, *arguments = json.loads(receive_bytes(link))
@@ -79,6 +79,7 @@ class Answers:
 
     def __init__(self, memory_bytes: int, alive_s: float) -> None:
         self._memory_bytes, self._alive_s = memory_bytes, alive_s
+        self._before = memory_peak()
         self._opened = ExitStack()
         self._place = ""
         self._group = lru_cache(maxsize=8)(self._group_at)
@@ -106,8 +107,10 @@ class Answers:
         said = str(error)
         if not isinstance(error, FeatureFileError):
             said = f"{self._place}: expected an HDF5 file, found one that is damaged ({error!r}); copy it again"
-        if "allocat" in said or MemoryError.__name__ in said:
-            said += f"; the process that reads it may take {self._memory_bytes / GIB:.1f} GiB of memory"
+        # What HDF5 says does not tell: a buffer that is doubled until that fails is of more than a quarter by then.
+        if (took := memory_peak() - self._before) > self._memory_bytes / 4:
+            took_most = f"{took / GIB:.1f} of the {self._memory_bytes / GIB:.1f} GiB of memory"
+            said += f"; it may want too much memory: the process that reads it took {took_most} that it may take"
         return said
 
     def open(self, place: str) -> Iterator[bool]:

@@ -28,6 +28,7 @@ from tests.extract.interchange import SPEC, VIDEOS, call, make_cache, refused, s
 from tests.extract.support import REPO, cache_contents
 from train.__main__ import app as train_app
 
+pytestmark = pytest.mark.usefixtures("one_reader")
 NEW = ["--size", "16", "--stride", "8"]
 
 

@@ -19,6 +19,7 @@ from extract.interchange.hdf5_layout import FeatureFileError
 from tests.extract.interchange import VIDEOS, call, make_cache, refused, save_npy
 from tests.extract.support import cache_contents
 
+pytestmark = pytest.mark.usefixtures("one_reader")
 COMMON = ["--stream", "m", "--frames", "every:1", "--fps", 25, "--size", 16, "--stride", 8]
 GOOD = np.ones((20, 3), np.float32)
 
