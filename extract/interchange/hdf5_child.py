@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import h5py
 import numpy as np
@@ -147,8 +147,7 @@ class Answers:
         """Rows of what ``numbers`` told of."""
         *group, name = place
         found = reading.member(self._group(tuple(group)), name)
-        assert isinstance(found, h5py.Dataset)
-        yield from reading.blocks(found, first, last)
+        yield from reading.blocks(cast(h5py.Dataset, found), first, last)
 
     def texts(self, place: list[str]) -> Iterator[str]:
         *group, name = place

@@ -111,6 +111,8 @@ def member(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:
         FeatureFileError: nothing, or a link to somewhere else.
     """
     where = f"{group.file.filename}: {group.name.rstrip('/')}/{name}"
+    if "/" in name:  # no name has one; HDF5 would take it for a way, and follow the links on it
+        raise FeatureFileError(f"{where}: the name {name!r} is damaged; copy or export the file again")
     with reading(where):
         link = group.get(name, getlink=True)
     if link is None:

@@ -467,4 +467,5 @@ def test_a_head_trains_on_features_that_were_made_elsewhere(tmp_path: Path) -> N
 def test_the_page_names_every_option_there_is() -> None:
     page = (REPO / "docs/interchange.md").read_text(encoding="utf-8")
     options = "frames facts fps samples size stride sampling name note nearest overwrite dry-run stream dataset cache"
+    options += " file-timeout"
     assert [o for o in options.split() if f"--{o}" not in page] == []
