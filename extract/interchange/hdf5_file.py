@@ -189,9 +189,7 @@ class Group:
         return bool(self._file.ask_one(_is_bool, "is_group", (*self.path, name)))
 
     def group(self, name: str) -> Group:
-        """A group in it."""
-        if not self.is_group(name):
-            raise FeatureFileError(f"{self.where_is(name)}: expected a group, found a data set")
+        """A group in it; that it is one is seen when something is asked of it."""
         return Group(self._file, (*self.path, name))
 
     def numbers(self, name: str, *, kinds: str, num_axes: tuple[int, ...]) -> Numbers:

@@ -21,6 +21,7 @@ from extract.interchange.hdf5_layout import FORMAT, FeatureFileError
 
 MAX_CHUNK_BYTES = 256 * 2**20
 MAX_TEXT_BYTES = 16 * 2**20
+TEXTS_AT_ONCE = 64
 BLOCK_BYTES = 16 * 2**20
 
 
@@ -175,8 +176,10 @@ def texts(group: h5py.Group, name: str) -> Iterator[str]:
     # A file that says so may have every row point to one long text: what is read is bounded by what the file holds.
     limit, size = found.file.id.get_filesize() + MAX_TEXT_BYTES, 0
     for row in range(len(found)):
-        with reading(where):
-            value = found[row]
+        if row % TEXTS_AT_ONCE == 0:  # one by one takes ten times as long
+            with reading(where):
+                some = found[row : row + TEXTS_AT_ONCE]
+        value = some[row % TEXTS_AT_ONCE]
         size += len(value)
         if len(value) > MAX_TEXT_BYTES or size > limit:
             raise FeatureFileError(f"{where}: text {row} is too long ({len(value)} bytes; {size} so far)")
