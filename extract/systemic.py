@@ -18,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
+from extract.child_process import Lost, usual_memory
 from extract.decode.child import Work
-from extract.decode.decoders import usual_memory
 from extract.decode.events import Failed, Job, Read, Stopped
 from extract.decode.fetching import Copies
-from extract.decode.process import DecoderProcess, DecoderStartError, Lost
+from extract.decode.process import DecoderProcess, DecoderStartError
 from extract.decode.turns import Turns
 from extract.decode.wire import Alive
 from extract.video import VideoError, open_video

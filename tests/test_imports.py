@@ -66,6 +66,8 @@ LAYERS: dict[str, list[set[str]]] = {
         },
         {"extract.interchange.external_facts"},
         {"extract.interchange.external_files", "extract.interchange.video_facts", "extract.interchange.whole_output"},
+        {"extract.interchange.hdf5_file"},
+        {"extract.interchange.hdf5_child"},
         {"extract.interchange.hdf5_reading"},
         {"extract.interchange.hdf5_layout"},
         {"extract.interchange"},
@@ -81,6 +83,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"extract.decode.events", "extract.decode.preparing", "extract.memory"},
         {"extract.decode.sampling"},
         {"extract.decode"},
+        {"extract.child_process"},
         {"extract.encoders", "extract.encoders.untrained"},
         {"extract.encoders.text", "extract.encoders.clip_sizes"},
         {"extract.encoders.caption_tokens"},
@@ -218,6 +221,7 @@ def walk(node: ast.AST) -> Iterator[ast.AST]:
             yield from walk(child)
 
 
+READS_HDF5 = [f"extract.interchange.{n}" for n in ("archive_reading", "import_archive", "import_external")]
 ALL = {name for stage in STAGES for name in modules(stage)}
 IMPORTS = {name: sorted(set(imports_of(name))) for name in sorted(ALL)}
 
@@ -294,8 +298,10 @@ def test_every_layer_exists() -> None:
             {"jax", "torch", "open_clip", "transformers"},
         ),
         (["extract.decode.child"], {"jax", "torch", "torchvision", "zarr", "pandas", "rich", "typer"}),
+        (["extract.interchange.hdf5_child"], {"jax", "torch", "av", "zarr", "pandas", "rich", "typer"}),
+        (["extract.interchange.commands", *READS_HDF5], {"h5py"}),
     ],
-    ids=["train", "shared", "command line", "pipeline", "decoder process"],
+    ids=["train", "shared", "command line", "pipeline", "decoder process", "HDF5 process", "import of HDF5"],
 )
 def test_what_is_really_loaded(names: list[str], banned: set[str]) -> None:
     """Also through libraries: a new process imports the modules and lists what came along."""

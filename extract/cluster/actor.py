@@ -14,9 +14,10 @@ from typing import Any
 import ray
 
 from extract.assemble import CacheWriteError
+from extract.child_process import usual_memory
 from extract.cluster.decode import TaskDecoders
 from extract.cluster.doubts import Pause
-from extract.decode.decoders import Decoders, usual_memory
+from extract.decode.decoders import Decoders
 from extract.decode.events import Job, Stopped
 from extract.decode.preparing import num_cores
 from extract.engines import Loaded, described

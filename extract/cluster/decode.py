@@ -17,9 +17,9 @@ import numpy as np
 import ray
 from ray.exceptions import RayError, RayTaskError
 
+from extract.child_process import usual_memory
 from extract.decode.ahead import ByteQueue, Decoders
 from extract.decode.child import PreparingHalf
-from extract.decode.decoders import usual_memory
 from extract.decode.events import Event, Failed, Finished, Job, Opened
 from extract.decode.fetching import Copies
 from extract.decode.one_video import CHANGED

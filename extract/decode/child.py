@@ -10,27 +10,23 @@ import os
 import pickle
 import signal
 import socket
-import sys
 import threading
 import time
 import traceback
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, cast
 
+from extract.child_process import GIB, SETUP_FAILED, bound_memory, receive_bytes
 from extract.decode.events import Failed, Job, Read
 from extract.decode.one_video import failure, video_events
 from extract.decode.preparing import MAX_THREADS, InOrder, PreparePool, num_cores
 from extract.decode.turns import LOOK_S, Turns
-from extract.decode.wire import SETUP_FAILED, Alive, Message, Ready, Spent, receive_bytes, send
+from extract.decode.wire import Alive, Message, Ready, Spent, send
 from extract.preparation import Preparation
 from shared.windows import WindowSpec
 
-GIB = 2**30
-MAX_LOG_BYTES = 2**20
 THREAD_BYTES = 80 * 2**20  # address space of a thread: its stack, and what malloc sets aside for it
 
 
@@ -166,26 +162,3 @@ class _Reading:
 
 class _Gone(Exception):
     """Nobody listens; told from what a video may raise."""
-
-
-def bound_memory(more_bytes: int) -> None:
-    """Let the process take so many bytes beyond what it has now, where the system can do that; leave no core files.
-
-    A lying header then ends as a ``MemoryError`` here, and not with the system's choice of a process to kill.
-    """
-    try:
-        import resource
-    except ImportError:
-        return
-
-    def bound(kind: int, limit: int) -> None:
-        _, hard = resource.getrlimit(kind)
-        limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)  # as whoever started the run decided
-        with suppress(ValueError, OSError):  # without a bound decoding works as well
-            resource.setrlimit(kind, (limit, limit))
-
-    bound(resource.RLIMIT_CORE, 0)
-    bound(resource.RLIMIT_FSIZE, MAX_LOG_BYTES)  # it writes nothing but last words
-    if sys.platform.startswith("linux"):  # what macOS calls address space has no relation to memory
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        bound(resource.RLIMIT_AS, pages * resource.getpagesize() + more_bytes)

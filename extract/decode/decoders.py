@@ -17,10 +17,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from extract.decode.child import GIB, PreparingHalf, Work
+from extract.child_process import LOOK_S, START_S, Lost, usual_memory
+from extract.decode.child import PreparingHalf, Work
 from extract.decode.events import Event, Failed, Finished, Job, Opened, Read, Stopped
 from extract.decode.one_video import CHANGED
-from extract.decode.process import LOOK_S, START_S, DecoderProcess, DecoderStartError, Lost
+from extract.decode.process import DecoderProcess, DecoderStartError
 from extract.decode.sampling import Item, Window
 from extract.decode.turns import Turns
 from extract.decode.wire import Alive, Message, Ready, Spent
@@ -29,7 +30,6 @@ from shared.cache import VideoInfo
 from shared.windows import WindowSpec
 
 TIMEOUT_S = 60.0
-MIN_MEMORY_BYTES = 4 * GIB
 
 
 def portable(encoders: Mapping[str, Any]) -> dict[str, PreparingHalf] | None:
@@ -295,12 +295,3 @@ class _HandingOut:
 def finished(read: Read) -> Finished:
     """With the facts as the cache knows them."""
     return Finished(VideoInfo(pts=read.pts, **read.facts))
-
-
-def usual_memory(workers: int) -> int:
-    """Bytes that each of so many processes may take."""
-    try:
-        whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        whole = 0
-    return max(MIN_MEMORY_BYTES, whole // (2 * workers))

@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 import math
 import socket
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
+from extract.child_process import fill, receive_bytes, send_bytes
 from extract.decode.events import Failed, Opened, Read
 from extract.decode.sampling import Item, Window
 
@@ -46,8 +46,6 @@ class Spent:
 
 Message = Ready | Alive | Spent | Opened | Item | Window | Read | Failed
 KINDS: dict[str, Any] = {kind.__name__: kind for kind in (Ready, Alive, Spent, Opened, Item, Window, Read, Failed)}
-LENGTH = struct.Struct("!I")
-SETUP_FAILED = 78  # exit status of a process that could not even begin its first video
 MAX_WORDS, MAX_ARRAY_BYTES = 2**20, 2**31  # what a process that was taken over may have this one set aside
 # An array of objects would be one of addresses.
 ARRAYS = {(Item, "pixels"): "uint8", (Window, "frames"): "int64", (Read, "pts"): "float64"}
@@ -68,7 +66,7 @@ def send(link: socket.socket, message: Message) -> None:
     forms = {name: (array.dtype.name, array.shape) for name, array in arrays.items()}
     plain = {name: value for name, value in values.items() if name not in arrays}
     words = json.dumps({"kind": type(message).__name__, "arrays": forms, "values": plain}).encode("ascii")
-    link.sendall(LENGTH.pack(len(words)) + words)
+    send_bytes(link, words)
     for array in arrays.values():
         if array.nbytes:
             link.sendall(array.data.cast("B"))
@@ -91,7 +89,7 @@ def receive(link: socket.socket, waiting: Callable[[], None] = lambda: None) -> 
         raise ValueError(f"not a message: {error!r}") from None
     for array in arrays:
         if array.nbytes:
-            _fill(link, array.data.cast("B"), waiting)
+            fill(link, array.data.cast("B"), waiting)
     return message
 
 
@@ -140,35 +138,4 @@ def _is(value: Any, annotation: str) -> bool:
     return isinstance(value, str) or -(2**63) <= value < 2**63  # not NaN either
 
 
-def send_bytes(link: socket.socket, data: bytes) -> None:
-    """Any bytes, their number before them."""
-    link.sendall(LENGTH.pack(len(data)) + data)
-
-
-def receive_bytes(
-    link: socket.socket, waiting: Callable[[], None] = lambda: None, most: int | None = None
-) -> bytearray:
-    """What ``send_bytes`` sent; see ``receive``. More than ``most`` are refused."""
-    prefix = bytearray(LENGTH.size)
-    _fill(link, memoryview(prefix), waiting)
-    (length,) = LENGTH.unpack(prefix)
-    if most is not None and length > most:
-        raise ValueError(f"not a message: {length} bytes of words")
-    data = bytearray(length)
-    _fill(link, memoryview(data), waiting)
-    return data
-
-
-def _fill(link: socket.socket, place: memoryview, waiting: Callable[[], None]) -> None:
-    while place:
-        try:
-            count = link.recv_into(place)
-        except TimeoutError:
-            waiting()
-            continue
-        if not count:
-            raise EOFError
-        place = place[count:]
-
-
-__all__ = ["SETUP_FAILED", "Alive", "Message", "Ready", "Spent", "receive", "receive_bytes", "send", "send_bytes"]
+__all__ = ["Alive", "Message", "Ready", "Spent", "receive", "receive_bytes", "send", "send_bytes"]

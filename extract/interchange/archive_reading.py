@@ -5,26 +5,15 @@ Axes: as in shared/cache/__init__.py.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
+from extract.interchange.hdf5_file import Group
 from extract.interchange.hdf5_layout import FORMAT, FORMAT_VERSION, VIDEOS, FeatureFileError, contents_of
-from extract.interchange.hdf5_reading import (
-    attributes,
-    is_export,
-    names_in,
-    numbers,
-    open_hdf5,
-    subgroup,
-    texts,
-    values,
-)
 from extract.interchange.video_facts import MAX_FRAMES, facts_problem
 from shared.cache import VideoInfo
 from shared.cache.arrays import STRING_ARRAYS, checksum
@@ -90,7 +79,7 @@ class Archive:
 
     facts: ArchiveFacts
     chosen: dict[str, list[str]]
-    videos: h5py.Group
+    videos: Group
 
     @property
     def notes(self) -> list[str]:
@@ -105,32 +94,19 @@ class Archive:
         Raises:
             FeatureFileError: they are damaged.
         """
-        return _info(subgroup(self.videos, video), self.facts, video)
+        return _info(self.videos.group(video), self.facts, video)
 
     def marks(self, video: str, stream: str, info: VideoInfo) -> ArchiveMarks:
         """What is noted of a stream, checked; errors as of ``info``."""
-        return _marks(subgroup(subgroup(self.videos, video), stream), info, self.facts, video, stream)
+        return _marks(self.videos.group(video).group(stream), info, self.facts, video, stream)
 
     def stream(self, video: str, stream: str, info: VideoInfo) -> ArchiveStream:
         """A stream with its arrays, checked; errors as of ``info``."""
-        return _stream(subgroup(subgroup(self.videos, video), stream), info, self.facts, video, stream)
+        return _stream(self.videos.group(video).group(stream), info, self.facts, video, stream)
 
 
-def is_archive(place: Path) -> bool:
-    """Whether this is an HDF5 file that ``extract export`` wrote.
-
-    Raises:
-        FeatureFileError: it is no HDF5 file.
-    """
-    with open_hdf5(place) as file:
-        return is_export(file)
-
-
-@contextmanager
-def open_archive(
-    place: Path, *, streams: Sequence[str] | None = None, known: Collection[str] | None = None
-) -> Iterator[Archive]:
-    """Open an export, and see that all its videos and streams are there.
+def open_archive(file: Group, *, streams: Sequence[str] | None = None, known: Collection[str] | None = None) -> Archive:
+    """Take an open file for an export, and see that all its videos and streams are there.
 
     Args:
         streams: names to take; None takes all.
@@ -139,21 +115,20 @@ def open_archive(
     Raises:
         FeatureFileError: the file is not what it should be.
     """
-    with open_hdf5(place) as file:
-        facts = read_facts(file)
-        videos = subgroup(file, VIDEOS)
-        found = {v: _stream_names(subgroup(videos, v)) for v in _video_names(videos, known)}
-        has = set().union(*found.values())
-        if streams and (lost := set(streams) - has):
-            raise FeatureFileError(f"{place}: {unknown_name('stream', sorted(lost)[0], has)}")
-        wanted = set(streams or has)
-        _check_contents(file.filename, facts, found, None if streams is None else wanted)
-        yield Archive(facts, {v: [s for s in names if s in wanted] for v, names in found.items()}, videos)
+    facts = read_facts(file)
+    videos = file.group(VIDEOS)
+    found = {v: _stream_names(videos.group(v)) for v in _video_names(videos, known)}
+    has = set().union(*found.values())
+    if streams and (lost := set(streams) - has):
+        raise FeatureFileError(f"{file.file}: {unknown_name('stream', sorted(lost)[0], has)}")
+    wanted = set(streams or has)
+    _check_contents(file.file, facts, found, None if streams is None else wanted)
+    return Archive(facts, {v: [s for s in names if s in wanted] for v, names in found.items()}, videos)
 
 
-def read_facts(file: h5py.File) -> ArchiveFacts:
-    place = file.filename
-    marks = attributes(file)
+def read_facts(file: Group) -> ArchiveFacts:
+    place = file.file
+    marks = file.attributes()
     if marks.get("format") != FORMAT or marks.get("format_version") != FORMAT_VERSION:
         raise FeatureFileError(
             f"{place}: expected format {FORMAT} version {FORMAT_VERSION}, found {marks.get('format')!r} version "
@@ -175,9 +150,9 @@ def read_facts(file: h5py.File) -> ArchiveFacts:
         raise FeatureFileError(f"{place}: its attributes are damaged ({error}); export it again") from None
 
 
-def _video_names(videos: h5py.Group, known: Collection[str] | None) -> list[str]:
+def _video_names(videos: Group, known: Collection[str] | None) -> list[str]:
     problems, seen = [], set()
-    found = names_in(videos)
+    found = videos.names()
     for name in found:
         if problem := name_problem(name):
             problems.append(problem)
@@ -187,22 +162,22 @@ def _video_names(videos: h5py.Group, known: Collection[str] | None) -> list[str]
             problems.append(f"id {name!r} differs from another one in case only")
         seen.add(name_key(name))
     if problems:
-        raise FeatureFileError(f"{videos.file.filename}: {len(problems)} problems\n  " + "\n  ".join(problems[:20]))
+        raise FeatureFileError(f"{videos.file}: {len(problems)} problems\n  " + "\n  ".join(problems[:20]))
     if not seen:
-        raise FeatureFileError(f"{videos.file.filename}: expected videos, found none")
+        raise FeatureFileError(f"{videos.file}: expected videos, found none")
     return found
 
 
-def _stream_names(video: h5py.Group) -> list[str]:
-    names = [n for n in names_in(video) if n not in ("pts", "starts")]
+def _stream_names(video: Group) -> list[str]:
+    names = [n for n in video.names() if n not in ("pts", "starts")]
     for name in names:
         if problem := name_problem(name):
-            raise FeatureFileError(f"{video.file.filename}: {video.name}: {problem}")
+            raise FeatureFileError(f"{video.where}: {problem}")
     return sorted(names)
 
 
 def _check_contents(
-    place: str, facts: ArchiveFacts, found: dict[str, list[str]], wanted: Collection[str] | None
+    place: Path, facts: ArchiveFacts, found: dict[str, list[str]], wanted: Collection[str] | None
 ) -> None:
     """Refuse a file from which videos or streams (of those that are wanted, None: all) were removed, or added to it."""
     if facts.contents is None:
@@ -220,13 +195,13 @@ def _check_contents(
         )
 
 
-def _info(group: h5py.Group, facts: ArchiveFacts, video: str) -> VideoInfo:
-    where = f"{group.file.filename}: {group.name}"
-    marks = attributes(group)
-    stored = numbers(group, "pts", kinds="f", num_axes=(1,))
+def _info(group: Group, facts: ArchiveFacts, video: str) -> VideoInfo:
+    where = group.where
+    marks = group.attributes()
+    stored = group.numbers("pts", kinds="f", num_axes=(1,))
     if not 1 <= len(stored) <= MAX_FRAMES or len(stored) != marks.get("num_frames"):
         raise FeatureFileError(f"{where}: {len(stored)} times for {marks.get('num_frames')} frames; export it again")
-    pts = values(stored).astype(np.float64)
+    pts = stored.values().astype(np.float64)
     checks = marks.pop("checksums", None)
     if not isinstance(checks, dict) or checksum(pts) != checks.get("pts") or not np.isfinite(pts).all():
         raise FeatureFileError(f"{where}/pts: damaged (its sha256 differs); copy or export the file again")
@@ -250,16 +225,16 @@ def _check_seal(found: Any, expected: str, facts: ArchiveFacts, where: str) -> N
         )
 
 
-def _marks(group: h5py.Group, info: VideoInfo, facts: ArchiveFacts, video: str, stream: str) -> ArchiveMarks:
-    where = f"{group.file.filename}: {group.name}"
-    marks = attributes(group)
+def _marks(group: Group, info: VideoInfo, facts: ArchiveFacts, video: str, stream: str) -> ArchiveMarks:
+    where = group.where
+    marks = group.attributes()
     kind, recipe, checks = marks.get("kind"), marks.get("recipe"), marks.get("checksums")
     expected = {"window": {"features"}, "timeline": {"features", "frames"}}.get(str(kind))
     if expected is None or not isinstance(recipe, dict) or not isinstance(checks, dict):
         raise FeatureFileError(f"{where}: kind, recipe or checksums are damaged; export it again")
     if fingerprint(recipe) != marks.get("fingerprint") or checks.keys() - set(STRING_ARRAYS) != expected:
         raise FeatureFileError(f"{where}: the recipe does not match its fingerprint, or arrays are missing")
-    features = numbers(group, "features", kinds="f", num_axes=(3,) if kind == "window" else (2,))
+    features = group.numbers("features", kinds="f", num_axes=(3,) if kind == "window" else (2,))
     window = WindowSpec(
         facts.window.size, facts.window.stride, {**facts.window.samples, **facts.imported}, facts.window.sampling
     )
@@ -273,20 +248,20 @@ def _marks(group: h5py.Group, info: VideoInfo, facts: ArchiveFacts, video: str, 
     return ArchiveMarks(str(kind), recipe, checks)
 
 
-def _stream(group: h5py.Group, info: VideoInfo, facts: ArchiveFacts, video: str, stream: str) -> ArchiveStream:
-    where = f"{group.file.filename}: {group.name}"
+def _stream(group: Group, info: VideoInfo, facts: ArchiveFacts, video: str, stream: str) -> ArchiveStream:
+    where = group.where
     marks = _marks(group, info, facts, video, stream)
     kind, checks = marks.kind, marks.checksums
-    features = numbers(group, "features", kinds="f", num_axes=(3,) if kind == "window" else (2,))
-    arrays = {"features": values(features)}
+    features = group.numbers("features", kinds="f", num_axes=(3,) if kind == "window" else (2,))
+    arrays = {"features": features.values()}
     if kind == "timeline":
-        stored = numbers(group, "frames", kinds="iu", num_axes=(1,))
+        stored = group.numbers("frames", kinds="iu", num_axes=(1,))
         if len(stored) != len(features):
             raise FeatureFileError(f"{where}: {len(stored)} frames for {len(features)} rows")
-        arrays["frames"] = values(stored).astype(np.int32)
+        arrays["frames"] = stored.values().astype(np.int32)
         _check_frames(arrays["frames"], info, where)
     for name in sorted(checks.keys() & set(STRING_ARRAYS)):
-        arrays[name] = texts(group, name)
+        arrays[name] = group.texts(name)
     for name, array in arrays.items():
         if len(array) != len(features) or checksum(array) != checks.get(name):
             raise FeatureFileError(f"{where}/{name}: damaged (its sha256 differs); copy or export the file again")

@@ -80,6 +80,12 @@ def import_(
     note: Annotated[list[str] | None, typer.Option(help="KEY=VALUE for the recipe; repeatable.")] = None,
     overwrite: Annotated[str, typer.Option(help="The stream, to replace it where it is of another recipe.")] = "",
     dry_run: Annotated[bool, typer.Option(help="Check everything, list it, write nothing.")] = False,
+    file_timeout: Annotated[
+        float,
+        typer.Option(
+            min=1.0, metavar="SECONDS", help="Give an HDF5 file up if its reader shows no sign of life for so long."
+        ),
+    ] = 60.0,
 ) -> None:
     """Bring features that were made elsewhere into a cache, or an exported HDF5 file back into one.
 
@@ -103,5 +109,6 @@ def import_(
             fps=fps,
             overwrite=overwrite,
             dry_run=dry_run,
+            file_timeout=file_timeout,
         )
     )

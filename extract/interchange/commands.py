@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import signal
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from extract.commands.parts import as_interrupt, err, explained, load, out
 from shared.cache import CacheError, FeatureCache
@@ -14,6 +15,9 @@ from shared.datasets import cache_of
 from shared.manifest import ManifestError, Video
 from shared.names import unknown_name
 from shared.windows import WindowSpec
+
+if TYPE_CHECKING:
+    from extract.interchange.hdf5_file import Group
 
 EXPORTS = ("h5", "parquet")
 IMPORTS = ("npy", "h5")
@@ -90,6 +94,7 @@ def import_features(
     fps: float | None,
     overwrite: str,
     dry_run: bool,
+    file_timeout: float,
 ) -> int:
     """``extract import``: 0 if all of it is in the cache."""
     signal.signal(signal.SIGTERM, as_interrupt)
@@ -102,28 +107,38 @@ def import_features(
         raise ValueError("say where to: --dataset NAME, or --cache PATH, or both")
     url = cache_of(dataset or "", cache)
     replaced = {s.strip() for s in overwrite.split(",") if s.strip()}
-    if form == "h5":
-        from extract.interchange.archive_reading import is_archive
-
-        if is_archive(source):
-            given = [f"--{name}" for name, value in {**declared, **window}.items() if value]
-            if given or facts or fps:
-                raise ValueError(
-                    f"{source} is an export and says everything itself; leave {given or ['--facts, --fps']} away"
-                )
-            videos = _manifest_videos(dataset, root, follow_links, url)
-            return _import_archive(source, url, stream, videos, replaced, dry_run)
-    if stream is None:
-        raise ValueError("--stream: say how the cache is to call these features, for example --stream mine")
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,63}", stream) or stream in ("pts", "starts"):
-        raise ValueError(f"--stream: expected 1 to 64 letters, digits, - or _, not pts or starts, found {stream!r}")
-    return _import_external(
-        source, form, url, stream, dataset, root, follow_links, declared, window, facts, fps, replaced, dry_run
+    external = partial(
+        _import_external,
+        source,
+        url,
+        stream,
+        dataset,
+        root,
+        follow_links,
+        declared,
+        window,
+        facts,
+        fps,
+        replaced,
+        dry_run,
     )
+    if form == "npy":
+        return external(None)
+    from extract.interchange.hdf5_file import open_hdf5
+
+    with open_hdf5(source, file_timeout) as file:
+        if not file.is_export():
+            return external(file)
+        given = [f"--{name}" for name, value in {**declared, **window}.items() if value]
+        if given or facts or fps:
+            raise ValueError(
+                f"{source} is an export and says everything itself; leave {given or ['--facts, --fps']} away"
+            )
+        return _import_archive(file, url, stream, _manifest_videos(dataset, root, follow_links, url), replaced, dry_run)
 
 
 def _import_archive(
-    source: Path, url: str, stream: str | None, videos: Sequence[Video] | None, replaced: set[str], dry_run: bool
+    file: Group, url: str, stream: str | None, videos: Sequence[Video] | None, replaced: set[str], dry_run: bool
 ) -> int:
     from extract.interchange.archive_reading import open_archive
     from extract.interchange.import_archive import check_archive, write_archive
@@ -131,20 +146,20 @@ def _import_archive(
 
     names = [s.strip() for s in stream.split(",")] if stream else None
     known = None if videos is None else {v.id for v in videos}
-    with open_archive(source, streams=names, known=known) as archive:
-        for line in archive.notes:
-            err.print(f"note: {line}")
-        with StepDisplay(err, "checking", "videos") as display:
-            check_archive(archive, display.reached)
-        if dry_run:
-            there = {video: found for video, found in archive.chosen.items() if found}
-            _list([f"{video}: {', '.join(found)}" for video, found in there.items()])
-            out.print(f"nothing was written: {len(there)} videos of {source} would go to {url}")
-            return 0
-        facts = archive.facts
-        store = FeatureCache.create(url, dataset=facts.dataset, window=facts.window, made_with=facts.made_with)
-        with StepDisplay(err, "importing", "videos") as display:
-            written = write_archive(archive, store, overwrite=replaced, progress=display.reached)
+    archive = open_archive(file, streams=names, known=known)
+    for line in archive.notes:
+        err.print(f"note: {line}")
+    with StepDisplay(err, "checking", "videos") as display:
+        check_archive(archive, display.reached)
+    if dry_run:
+        there = {video: found for video, found in archive.chosen.items() if found}
+        _list([f"{video}: {', '.join(found)}" for video, found in there.items()])
+        out.print(f"nothing was written: {len(there)} videos of {file.file} would go to {url}")
+        return 0
+    facts = archive.facts
+    store = FeatureCache.create(url, dataset=facts.dataset, window=facts.window, made_with=facts.made_with)
+    with StepDisplay(err, "importing", "videos") as display:
+        written = write_archive(archive, store, overwrite=replaced, progress=display.reached)
     out.print(
         f"{sum(map(len, written.values()))} streams of {len(written)} videos imported, the rest was there -> {url}"
     )
@@ -153,9 +168,8 @@ def _import_archive(
 
 def _import_external(
     source: Path,
-    form: str,
     url: str,
-    stream: str,
+    stream: str | None,
     dataset: str | None,
     root: str | None,
     follow_links: bool,
@@ -165,6 +179,7 @@ def _import_external(
     fps: float | None,
     replaced: set[str],
     dry_run: bool,
+    file: Group | None,
 ) -> int:
     import numpy as np
 
@@ -174,43 +189,47 @@ def _import_external(
     from extract.interchange.import_external import Declared, check_replacing, plan_import, window_with, write_import
     from extract.show.progress import StepDisplay
 
+    if stream is None:
+        raise ValueError("--stream: say how the cache is to call these features, for example --stream mine")
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,63}", stream) or stream in ("pts", "starts"):
+        raise ValueError(f"--stream: expected 1 to 64 letters, digits, - or _, not pts or starts, found {stream!r}")
     store = _open_or_none(url)
     videos = _manifest_videos(dataset, root, follow_links, url)
     rule = FrameRule.parse(declared["frames"])
     said = Declared(stream, rule, declared["nearest"], declared["samples"], declared["name"], _notes(declared["note"]))
     known = Facts.of(store, facts, fps)
-    with (open_npy if form == "npy" else open_external_hdf5)(source) as found:
-        base = _base_window(store, window)
-        spec = window_with(base if store is None else store.window, said, list(found.values()))
-        with StepDisplay(err, "checking", "videos") as display:
-            jobs = plan_import(found, videos, spec, said, known, display.reached)
-        recipe = said.recipe(digest_of(source))
-        if store is not None:
-            check_replacing(store, jobs, stream, recipe, bool(replaced & {stream, "all"}))
-        rows = sum(job.num_rows for job in jobs)
-        size = next(iter(found.values())).shape[-1]
-        if dry_run:
-            _list([f"{j.video}: {j.num_rows} rows of {j.info.num_frames} frames, from {j.rows.where}" for j in jobs])
-        if gaps := [job for job in jobs if job.gaps]:
-            err.print(
-                f"note: in {len(gaps)} videos the windows sample frames that have no row ({gaps[0].video}: "
-                f"{gaps[0].gaps}); training will refuse them. --nearest takes the nearest row instead"
-            )
-        if (farthest := max(jobs, key=lambda job: job.distance)).distance:
-            used = sum(len(np.unique(job.source_rows)) for job in jobs if job.source_rows is not None)
-            err.print(
-                f"note: --nearest stores {used} rows {rows} times in all, for frames that are up to "
-                f"{farthest.distance} frames away ({farthest.video})"
-            )
-        if dry_run:
-            out.print(f"nothing was written: {len(jobs)} videos, {rows} rows of size {size} would go to {url}")
-            return 0
-        name = store.dataset if store is not None else _dataset_name(dataset, url)
-        writable = FeatureCache.create(url, dataset=name, window=base)
-        if stream not in writable.window.samples:
-            writable.note_imported({stream: spec.samples[stream]})
-        with StepDisplay(err, "importing", "videos") as display:
-            written = write_import(writable, jobs, stream, recipe, display.reached)
+    found = open_npy(source) if file is None else open_external_hdf5(file)
+    base = _base_window(store, window)
+    spec = window_with(base if store is None else store.window, said, list(found.values()))
+    with StepDisplay(err, "checking", "videos") as display:
+        jobs = plan_import(found, videos, spec, said, known, display.reached)
+    recipe = said.recipe(digest_of(source))
+    if store is not None:
+        check_replacing(store, jobs, stream, recipe, bool(replaced & {stream, "all"}))
+    rows = sum(job.num_rows for job in jobs)
+    size = next(iter(found.values())).shape[-1]
+    if dry_run:
+        _list([f"{j.video}: {j.num_rows} rows of {j.info.num_frames} frames, from {j.rows.where}" for j in jobs])
+    if gaps := [job for job in jobs if job.gaps]:
+        err.print(
+            f"note: in {len(gaps)} videos the windows sample frames that have no row ({gaps[0].video}: "
+            f"{gaps[0].gaps}); training will refuse them. --nearest takes the nearest row instead"
+        )
+    if (farthest := max(jobs, key=lambda job: job.distance)).distance:
+        used = sum(len(np.unique(job.source_rows)) for job in jobs if job.source_rows is not None)
+        err.print(
+            f"note: --nearest stores {used} rows {rows} times in all, for frames that are up to "
+            f"{farthest.distance} frames away ({farthest.video})"
+        )
+    if dry_run:
+        out.print(f"nothing was written: {len(jobs)} videos, {rows} rows of size {size} would go to {url}")
+        return 0
+    name = store.dataset if store is not None else _dataset_name(dataset, url)
+    writable = FeatureCache.create(url, dataset=name, window=base)
+    if stream not in writable.window.samples:
+        writable.note_imported({stream: spec.samples[stream]})
+    with StepDisplay(err, "importing", "videos") as display:
+        written = write_import(writable, jobs, stream, recipe, display.reached)
     out.print(
         f"{stream}: {len(written)} videos imported, {len(jobs) - len(written)} were there already; {rows} rows of size "
         f"{size} -> {url}\ntrain on it with: python -m train cv {dataset or 'DATASET'} --task TASK --cache {url} "

@@ -17,16 +17,14 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import h5py
 import numpy as np
 
+from extract.interchange.hdf5_file import Group
 from extract.interchange.hdf5_layout import FeatureFileError
-from extract.interchange.hdf5_reading import is_export, member, names_in, numbers, open_hdf5, values
 
 BLOCK_BYTES = 16 * 2**20
 MAX_ROW_VALUES = 2**22
@@ -60,8 +58,7 @@ class ExternalRows:
             yield first, np.asarray(self.read(first, min(first + step, self.shape[0])))
 
 
-@contextmanager
-def open_npy(place: Path) -> Iterator[dict[str, ExternalRows]]:
+def open_npy(place: Path) -> dict[str, ExternalRows]:
     """The arrays of a folder, or one .npy file, by name.
 
     Raises:
@@ -85,30 +82,22 @@ def open_npy(place: Path) -> Iterator[dict[str, ExternalRows]]:
         found[name] = _rows(name, str(file), _load_rows(file).shape, beside, partial(_read_npy, file))
     if not found:
         raise FeatureFileError(f"{place}: expected .npy files named after videos, found none")
-    yield found
+    return found
 
 
-@contextmanager
-def open_external_hdf5(place: Path) -> Iterator[dict[str, ExternalRows]]:
+def open_external_hdf5(file: Group) -> dict[str, ExternalRows]:
     """The data sets of an HDF5 file by name. Errors as of ``open_npy``."""
-    with open_hdf5(place) as file:
-        if is_export(file):
-            raise FeatureFileError(f"{place} is an export of a cache, not a file of one data set per video")
-        found = {}
-        for name in names_in(file):
-            node = member(file, name)
-            group = node if isinstance(node, h5py.Group) else file
-            inside = isinstance(node, h5py.Group)
-            stored = numbers(group, "features" if inside else name, kinds="f", num_axes=(2, 3))
-            beside: dict[str, np.ndarray | None] = dict.fromkeys(SIDES)
-            for side in SIDES if inside else ():
-                if side in names_in(group):
-                    kinds = "iu" if side == "frames" else "f"
-                    beside[side] = values(numbers(group, side, kinds=kinds, num_axes=(1,)))
-            found[name] = _rows(name, f"{place}: {stored.name}", stored.shape, beside, partial(values, stored))
-        if not found:
-            raise FeatureFileError(f"{place}: expected a data set or a group per video, found nothing")
-        yield found
+    found = {}
+    for name in file.names():
+        group = file.group(name) if (inside := file.is_group(name)) else file
+        stored = group.numbers("features" if inside else name, kinds="f", num_axes=(2, 3))
+        beside: dict[str, np.ndarray | None] = dict.fromkeys(SIDES)
+        for side in set(SIDES).intersection(group.names()) if inside else ():
+            beside[side] = group.numbers(side, kinds="iu" if side == "frames" else "f", num_axes=(1,)).values()
+        found[name] = _rows(name, stored.where, stored.shape, beside, stored.values)
+    if not found:
+        raise FeatureFileError(f"{file.file}: expected a data set or a group per video, found nothing")
+    return found
 
 
 def digest_of(place: Path) -> str:

@@ -15,8 +15,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 FORMAT = "crossgru-features"
 FORMAT_VERSION = 1
 VIDEOS = "videos"
@@ -57,10 +55,10 @@ def encode_attributes(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def decode_attributes(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Inverse of ``encode_attributes``.
+    """Inverse of ``encode_attributes``, of numbers and texts.
 
     Raises:
-        FeatureFileError: an attribute that it does not write.
+        FeatureFileError: a text that it does not write.
     """
     return {str(name): _decode(values[name], f"{where}, attribute {name!r}") for name in values}
 
@@ -74,11 +72,7 @@ def _encode(value: Any) -> Any:
 
 
 def _decode(value: Any, where: str) -> Any:
-    if isinstance(value, np.bool_ | np.integer | np.floating):
-        return value.item()
-    if not isinstance(value, str):
-        raise FeatureFileError(f"{where}: expected a number or a text, found {type(value).__name__}; export it again")
-    if not _looks_like_json(value):
+    if not isinstance(value, str) or not _looks_like_json(value):
         return value
     try:
         return json.loads(value, parse_constant=_finite, parse_float=_finite)

@@ -1,5 +1,7 @@
 """HDF5 files made by others, read with care: only what lies in the file itself, and only what was really written.
 
+For the process of extract/interchange/hdf5_child.py alone: the HDF5 library may crash or hang over any of them.
+
 HDF5 can point outside of a file (external and soft links, external storage, virtual data sets), hold references, and
 declare shapes without any data, which read as zeros. None of that is taken for features.
 """
@@ -11,15 +13,16 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 
-from extract.interchange.hdf5_layout import FORMAT, FeatureFileError, decode_attributes
+from extract.interchange.hdf5_layout import FORMAT, FeatureFileError
 
 MAX_CHUNK_BYTES = 256 * 2**20
 MAX_TEXT_BYTES = 16 * 2**20
+TEXTS_AT_ONCE = 64
+BLOCK_BYTES = 16 * 2**20
 
 
 @contextmanager
@@ -31,9 +34,10 @@ def reading(where: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, RuntimeError, KeyError, TypeError, UnicodeDecodeError) as error:
+    except (OSError, RuntimeError, KeyError, TypeError, UnicodeDecodeError, MemoryError) as error:
+        why = str(error) or type(error).__name__
         raise FeatureFileError(
-            f"{where}: expected an HDF5 file, found one that is cut short, damaged or none ({error}); copy it again"
+            f"{where}: expected an HDF5 file, found one that is cut short, damaged or none ({why}); copy it again"
         ) from None
 
 
@@ -65,21 +69,40 @@ def names_in(group: h5py.Group) -> list[str]:
         return sorted(group)
 
 
-def attributes(group: h5py.Group) -> dict[str, Any]:
-    """Attributes as ``encode_attributes`` was given them.
+def attributes(group: h5py.Group) -> Iterator[tuple[str, bool | int | float | str]]:
+    """Names and values of attributes.
 
     Raises:
-        FeatureFileError: they are damaged, or of a kind that it does not write.
+        FeatureFileError: they are damaged, or of a kind that ``encode_attributes`` does not give.
     """
     with reading(_where(group)):
-        found = dict(group.attrs)
-    return decode_attributes(found, _where(group))
+        names = list(group.attrs)
+    for name in names:
+        with reading(_where(group)):
+            value = group.attrs[name]
+        if isinstance(value, np.bool_ | np.integer | np.floating) and value.itemsize <= 8:
+            yield name, value.item()
+        elif isinstance(value, str):
+            yield name, value
+        else:
+            kind = type(value).__name__
+            raise FeatureFileError(
+                f"{_where(group)}, attribute {name!r}: expected a number or a text, found {kind}; export it again"
+            )
 
 
-def values(found: h5py.Dataset, first: int = 0, last: int | None = None) -> np.ndarray:
-    """Rows first to last - 1 of a data set, all by default."""
-    with reading(_where(found)):
-        return np.asarray(found[first : len(found) if last is None else last])
+def blocks(found: h5py.Dataset, first: int, last: int) -> Iterator[np.ndarray]:
+    """Rows first to last - 1 of numbers, in parts; whole chunks where that is possible."""
+    row_bytes = found.dtype.itemsize * math.prod(found.shape[1:])
+    chunk = found.chunks[0] if found.chunks else 1
+    step = max(1, BLOCK_BYTES // (row_bytes * chunk)) * chunk
+    native = found.dtype.newbyteorder("=")
+    while first < last:
+        after = min(last, (first // step + 1) * step)
+        with reading(_where(found)):
+            block = np.asarray(found[first:after], native)
+        yield block
+        first = after
 
 
 def member(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:
@@ -89,6 +112,8 @@ def member(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:
         FeatureFileError: nothing, or a link to somewhere else.
     """
     where = f"{group.file.filename}: {group.name.rstrip('/')}/{name}"
+    if "/" in name:  # no name has one; HDF5 would take it for a way, and follow the links on it
+        raise FeatureFileError(f"{where}: the name {name!r} is damaged; copy or export the file again")
     with reading(where):
         link = group.get(name, getlink=True)
     if link is None:
@@ -137,8 +162,8 @@ def numbers(group: h5py.Group, name: str, *, kinds: str, num_axes: tuple[int, ..
     return found
 
 
-def texts(group: h5py.Group, name: str) -> np.ndarray:
-    """A data set of variable-length texts, read: object (n,).
+def texts(group: h5py.Group, name: str) -> Iterator[str]:
+    """The rows of a data set of variable-length texts.
 
     Raises:
         FeatureFileError: another type or shape, too long, not UTF-8, or not all of it lies in the file.
@@ -149,18 +174,19 @@ def texts(group: h5py.Group, name: str) -> np.ndarray:
         raise FeatureFileError(f"{where}: expected a list of texts; write it with dtype=h5py.string_dtype()")
     _check_storage(found, where)
     # A file that says so may have every row point to one long text: what is read is bounded by what the file holds.
-    limit, size, rows = found.file.id.get_filesize() + MAX_TEXT_BYTES, 0, []
+    limit, size = found.file.id.get_filesize() + MAX_TEXT_BYTES, 0
     for row in range(len(found)):
-        with reading(where):
-            value = found[row]
+        if row % TEXTS_AT_ONCE == 0:  # one by one takes ten times as long
+            with reading(where):
+                some = found[row : row + TEXTS_AT_ONCE]
+        value = some[row % TEXTS_AT_ONCE]
         size += len(value)
         if len(value) > MAX_TEXT_BYTES or size > limit:
             raise FeatureFileError(f"{where}: text {row} is too long ({len(value)} bytes; {size} so far)")
         try:
-            rows.append(value.decode("utf-8") if isinstance(value, bytes) else str(value))
+            yield value.decode("utf-8") if isinstance(value, bytes) else str(value)
         except UnicodeDecodeError as error:
             raise FeatureFileError(f"{where}: text {row} is not UTF-8 ({error})") from None
-    return np.array(rows, dtype=object)
 
 
 def _check_storage(found: h5py.Dataset, where: str) -> None:

@@ -17,6 +17,7 @@ from extract.interchange import writing
 from extract.interchange.external_facts import FrameRule, check_count, nearest_rows
 from extract.interchange.external_files import ExternalRows
 from extract.interchange.hdf5_layout import FeatureFileError, decode_attributes, encode_attributes
+from extract.interchange.hdf5_reading import attributes
 from shared.cache import CacheError, FeatureCache
 from shared.cache.arrays import StreamWriter
 from shared.cache.index import CacheIndex
@@ -27,6 +28,7 @@ from tests.extract.interchange import SPEC, VIDEOS, call, make_cache, refused, s
 from tests.extract.support import REPO, cache_contents
 from train.__main__ import app as train_app
 
+pytestmark = pytest.mark.usefixtures("one_reader")
 NEW = ["--size", "16", "--stride", "8"]
 
 
@@ -75,7 +77,7 @@ def test_an_export_of_before_there_were_seals_is_taken_with_a_note(archive: Path
     shutil.copy(archive, tmp_path / "e.h5")
     with h5py.File(tmp_path / "e.h5", "a") as file:  # between the two
         del file.attrs["contents"]
-        marks = decode_attributes(dict(file.attrs), "")
+        marks = decode_attributes(dict(attributes(file)), "")
         file.attrs.update(encode_attributes(sealed(marks)))
     said = call("import", tmp_path / "e.h5", "--cache", tmp_path / "e.zarr").stderr
     assert "does not say how many videos and streams it has" in said
@@ -465,4 +467,5 @@ def test_a_head_trains_on_features_that_were_made_elsewhere(tmp_path: Path) -> N
 def test_the_page_names_every_option_there_is() -> None:
     page = (REPO / "docs/interchange.md").read_text(encoding="utf-8")
     options = "frames facts fps samples size stride sampling name note nearest overwrite dry-run stream dataset cache"
+    options += " file-timeout"
     assert [o for o in options.split() if f"--{o}" not in page] == []

@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 
 from extract.interchange.external_files import open_npy
+from extract.interchange.hdf5_file import open_hdf5
 from extract.interchange.hdf5_layout import FeatureFileError
 from tests.extract.interchange import VIDEOS, call, make_cache, refused, save_npy
 from tests.extract.support import cache_contents
 
+pytestmark = pytest.mark.usefixtures("one_reader")
 COMMON = ["--stream", "m", "--frames", "every:1", "--fps", 25, "--size", 16, "--stride", 8]
 GOOD = np.ones((20, 3), np.float32)
 
@@ -99,7 +101,7 @@ def test_a_shape_that_overflows_gets_one_message(tmp_path: Path, shape: tuple[in
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         with pytest.raises(FeatureFileError, match=r"a\.npy: expected an array as numpy\.save writes it"):
-            open_npy(folder).__enter__()
+            open_npy(folder)
     assert [str(w.message) for w in said if w.category is RuntimeWarning] == []
 
 
@@ -264,6 +266,20 @@ def test_hdf5_that_points_elsewhere_or_lies(
     with h5py.File(tmp_path / "f.h5", "w") as file:
         make(file, tmp_path / "elsewhere.h5")
     assert words in rejected(tmp_path / "f.h5", url=tmp_path / "c.zarr")
+
+
+def test_a_name_is_no_way_over_a_link(tmp_path: Path) -> None:
+    """The link "file" leads to another file, which has what the name "file/a" would mean."""
+    with h5py.File(tmp_path / "elsewhere.h5", "w") as file:
+        file["a"] = GOOD
+    with h5py.File(tmp_path / "f.h5", "w") as file:
+        file["file"], file["file_a"] = h5py.ExternalLink("elsewhere.h5", "/"), GOOD
+        assert file["file/a"].shape == GOOD.shape
+    (tmp_path / "f.h5").write_bytes((tmp_path / "f.h5").read_bytes().replace(b"file_a", b"file/a"))
+    with open_hdf5(tmp_path / "f.h5") as found:
+        assert found.names() == ["file", "file/a"]
+        with pytest.raises(FeatureFileError, match="the name 'file/a' is damaged"):
+            found.numbers("file/a", kinds="f", num_axes=(2,))
 
 
 # ------------------------------------------------------------------------------------------------ broken exports
