@@ -6,6 +6,7 @@ import struct
 import threading
 from fractions import Fraction
 from functools import lru_cache
+from typing import Any
 
 import av
 import numpy as np
@@ -99,7 +100,7 @@ class Converter:
 
 def _orientation(frame: av.VideoFrame) -> tuple[int, bool]:
     try:
-        matrix = frame.side_data.get("DISPLAYMATRIX")
+        matrix: Any = frame.side_data.get("DISPLAYMATRIX")
     except ValueError:  # PyAV knows not all kinds of such data (not EXIF), and gives none if one of them is there
         matrix = _strip(frame).side_data.get("DISPLAYMATRIX")
     return orientation(struct.unpack("=9i", bytes(matrix))) if matrix is not None else (0, False)

@@ -13,6 +13,7 @@ from extract.video.showing import over_black, turn
 from extract.video.sources import numbered_files
 from extract.video.types import MAX_PIXELS, DecodedFrame, OpenVideo, VideoError, words
 
+LOOKED_AT = 16  # pictures of a folder, at most
 DEFAULT_FOLDER_FPS = 30.0
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP")  # Pillow goes by content; PSD, EPS and others are none of them
 # The first picture of these is the picture by their standard; of others that hold several, nobody says which one.
@@ -48,6 +49,17 @@ def _read_folder(files: dict[int, Path], num_frames: int, fps: float, video: Ope
             video.width, video.height = rgb.shape[1], rgb.shape[0]
             video.rotation = EXIF.get(video.shown.get("exif", 1), (0, False))[0]
         yield DecodedFrame(index, index / fps, lambda file=current: read_picture(file)[0])  # type: ignore[misc]
+
+
+def look_at_folder(path: Path) -> dict[str, Any]:
+    """``OpenVideo.shown`` of the first picture to which anything is done, among some that are spread over the folder.
+
+    Raises:
+        VideoError: see ``numbered_files``; a picture cannot be read.
+    """
+    files = list(numbered_files(path).values())
+    every = -(-len(files) // LOOKED_AT)
+    return next((shown for file in files[::every] if (shown := read_picture(file)[1])), {})
 
 
 def read_picture(file: Path) -> tuple[np.ndarray, dict[str, Any]]:

@@ -11,9 +11,10 @@ themselves, and never leads to another file or to the network.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import av
 from av.stream import Disposition
@@ -21,10 +22,11 @@ from av.video.frame import PictureType
 
 from extract.video.containers import padding_start
 from extract.video.converting import DECODER_ERRORS, Converter
-from extract.video.folder import open_folder
+from extract.video.folder import look_at_folder, open_folder
 from extract.video.promises import Promise, Tally, is_cut_off, read_promise, shortfall
 from extract.video.sources import check_regular, is_folder, read_source, source_stamp, unreadable
 from extract.video.types import MAX_PIXELS, DecodedFrame, OpenVideo, VideoError, words
+from shared.remote_files import Source
 
 # FFmpeg's names of the formats of VIDEO_SUFFIXES and of bare streams. Not among them, on purpose: playlists, manifests
 # and scripts (hls, dash, concat, sdp, image2 ...), which read other files or the network, and single pictures.
@@ -36,8 +38,10 @@ FORMATS = (
 STRICT = {"err_detect": "crccheck+bitstream+buffer+explode", "max_pixels": str(MAX_PIXELS)}
 # Where a file is cut off, so many of the last packets may be damaged: decoders hold frames back to reorder them.
 MAX_DELAY = 32
-# Decoders that make up what a picture refers to where it is missing, and call that no error.
-INVENTING = frozenset("mpeg4 msmpeg4v1 msmpeg4v2 msmpeg4 h261 h263 flv wmv1 wmv2 rv10 rv20".split())
+# Decoders that fail where a picture refers to one that they do not have, and those that make it up without a word. All
+# others pass such pictures over, or have none; their errors are damage wherever they occur.
+FAILING = frozenset("h264 hevc vvc vp8 vp9 libdav1d av1".split())
+INVENTING = frozenset("mpeg4 msmpeg4v1 msmpeg4v2 msmpeg4 h261 h263 flv wmv1 wmv2 rv10 rv20 theora".split())
 # Formats whose readers look only so far for the next packet, and then fail: of padding they get no more than this.
 LOST_IN_PADDING = frozenset(["mpegts", "ogg"])
 SOME_PADDING = 2**14
@@ -72,6 +76,34 @@ def open_video(path: Path, fps: float | None = None, *, allow_truncated: bool = 
         yield _open_stream(path, container, stream, allow_truncated)  # type: ignore[arg-type]
 
 
+def look_at(source: Source) -> tuple[dict[str, Any], float | None]:
+    """How a video is shown, without reading more of it than its first frame; nothing if it cannot be read.
+
+    Returns:
+        ``OpenVideo.shown``, and the time of the first frame in seconds if pictures before it are left out.
+    """
+    with suppress(VideoError, *DECODER_ERRORS):
+        if isinstance(source, Path) and is_folder(source):
+            return look_at_folder(source), None
+        with ExitStack() as stack:
+            if isinstance(source, Path):
+                check_regular(source)
+                place: Any = str(source.absolute())
+            else:
+                place = stack.enter_context(source.root.open(source.path))
+            container = stack.enter_context(_open_url(place, "file"))
+            stream = container.streams.best("video")
+            if stream is None or stream.codec_context is None:
+                return {}, None
+            video, tally, converter = OpenVideo(0.0, 0, "", iter(())), Tally(), Converter(container, stream)  # type: ignore[arg-type]
+            _prepare(stream)  # type: ignore[arg-type]
+            for frame in _shown_frames(container, stream, tally, Promise(), converter):  # type: ignore[arg-type]
+                converter.look(video, frame)
+                tally.begin(frame.pts)
+                return video.shown, float(frame.time or 0) if tally.num_leading else None
+    return {}, None
+
+
 def _open_container(path: Path) -> av.container.InputContainer:
     if not (size := path.stat().st_size):
         raise VideoError("open", "not a video: the file is empty")
@@ -84,7 +116,7 @@ def _open_container(path: Path) -> av.container.InputContainer:
     return container
 
 
-def _open_url(url: str, protocols: str) -> av.container.InputContainer:
+def _open_url(url: Any, protocols: str) -> av.container.InputContainer:
     try:
         # Metadata of real phone files is not always UTF-8; it is not worth losing the video.
         return av.open(
@@ -106,9 +138,7 @@ def _open_stream(
     context = stream.codec_context
     if context is None:
         raise VideoError("open", "no decoder for its video track, or a header that is cut off")
-    # Several videos are decoded side by side; more threads inside one decoder would only compete with them.
-    context.thread_count = 1
-    context.options = STRICT
+    _prepare(stream)
     rate = float(stream.average_rate or stream.guessed_rate or 0)
     try:
         promise = read_promise(path, container, stream, rate)
@@ -119,6 +149,12 @@ def _open_stream(
     video.codec = context
     video.frames = _decode(container, stream, video, promise, allow_truncated)
     return video
+
+
+def _prepare(stream: av.VideoStream) -> None:
+    # Several videos are decoded side by side; more threads inside one decoder would only compete with them.
+    stream.codec_context.thread_count = 1
+    stream.codec_context.options = STRICT
 
 
 def _decode(
@@ -187,7 +223,7 @@ def _shown_frames(
                 raise VideoError("decode", f"packet {tally.packets - 1} of its video track is damaged{_of(promise)}")
             frames = packet.decode()
         except (VideoError, *DECODER_ERRORS) as error:
-            if clean or not tally.may_lack_references(packet):
+            if clean or context.name not in FAILING or not tally.may_lack_references(packet):
                 raise
             failed, skips = error, not tally.keyed
             continue
@@ -209,7 +245,7 @@ def _is_clean(frame: av.VideoFrame, codec: str, failed: bool) -> bool:
     """
     if frame.key_frame and frame.pict_type not in (PictureType.P, PictureType.B):
         return True
-    return not failed and not frame.is_corrupt and codec not in INVENTING
+    return not failed and codec not in INVENTING
 
 
 def _read_packets(

@@ -28,7 +28,7 @@ def orientation(matrix: Sequence[int]) -> tuple[int, bool]:
     Returns:
         Degrees clockwise (0, 90, 180, 270) and whether the picture is mirrored, left to right, before it is turned.
     """
-    a, b, c, d = matrix[0], matrix[1], matrix[3], matrix[4]
+    a, b, c, d = (float(matrix[place]) for place in (0, 1, 3, 4))
     across, down = math.hypot(a, c) or 1.0, math.hypot(b, d) or 1.0  # a scaling is none of an orientation's
     a, b, c, d = a / across, b / down, c / across, d / down
     mirrored = a * d - b * c < 0
