@@ -45,8 +45,8 @@ class DecoderCheck:
     the recipes, which do not depend on the video's kind. To look at all of them would cost a run that only resumes too
     much, so it looks at some, spread over those that are there, and at every video to which it would add a stream.
 
-    Nor did the first versions of this project show every video as a viewer does (``VideoInfo.shown``). What they read is
-    looked at in the source, one by one, up to the first frame; most of it is shown now as it was then, and stays.
+    Nor did the first versions of this project show every video as a viewer does (``VideoInfo.shown``). Of what they
+    read, every source is looked at, up to its first frame; most of them are shown now as they were then, and stay.
 
     Args:
         cache: open for writing.

@@ -2,7 +2,8 @@
 
 A video is read once, from its first clean frame to its last, in decode order. Frame index = position in that order,
 0-based; header frame counts are only ever compared with what was decoded. Frames are what a player shows
-(extract/video/showing.py), presentation times are kept. A folder of numbered pictures (``00001.jpg`` is frame 0; gaps allowed) is a video too.
+(extract/video/showing.py), presentation times are kept. A folder of numbered pictures (``00001.jpg`` is frame 0; gaps
+allowed) is a video too.
 
 Input is hostile: a file is opened as what it is by content, but only as one of the formats that hold a video in
 themselves, and never leads to another file or to the network.
@@ -40,8 +41,9 @@ STRICT = {"err_detect": "crccheck+bitstream+buffer+explode", "max_pixels": str(M
 MAX_DELAY = 32
 # Decoders that fail where a picture refers to one that they do not have, and those that make it up without a word. All
 # others pass such pictures over, or have none; their errors are damage wherever they occur.
-FAILING = frozenset("h264 hevc vvc vp8 vp9 libdav1d av1".split())
-INVENTING = frozenset("mpeg4 msmpeg4v1 msmpeg4v2 msmpeg4 h261 h263 flv wmv1 wmv2 rv10 rv20 theora".split())
+FAILING = frozenset(["h264", "hevc", "vvc", "vp8", "vp9", "libdav1d", "av1"])
+MPEG4_LIKE = frozenset(["mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4", "h261", "h263", "flv", "wmv1", "wmv2"])
+INVENTING = MPEG4_LIKE | {"rv10", "rv20", "theora"}
 # Formats whose readers look only so far for the next packet, and then fail: of padding they get no more than this.
 LOST_IN_PADDING = frozenset(["mpegts", "ogg"])
 SOME_PADDING = 2**14

@@ -62,8 +62,8 @@ class OpenVideo:
             change its resolution, pictures of a folder theirs; encoders resize every frame by itself.
         rotation: degrees clockwise applied for display.
         shown: what else was done to the first frame, so that it is what a viewer shows, known once it is out:
-            {"mirrored": True, before it was turned; "exif": orientation of a picture; "pixel_aspect": "16:11", scaled to
-            square pixels; "depth": 16, bits of a gray picture; "alpha": True, transparent parts made black}.
+            {"mirrored": True, before it was turned; "exif": orientation of a picture; "pixel_aspect": "16:11", scaled
+            to square pixels; "depth": 16, bits of a gray picture; "alpha": True, transparent parts made black}.
         leading: pictures before the first clean one of a recording that begins between two key frames; they are left
             out. Known once the last frame is out.
         missing_frames: pictures a frame folder lacks; the nearest earlier one stands in.
