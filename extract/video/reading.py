@@ -235,8 +235,8 @@ def _shown_frames(
             if clean:
                 yield frame  # type: ignore[misc]
     if failed is not None and not clean:
-        message = f"broken after 0 frames: {words(failed)}; nor is there a key frame to begin with{_of(promise)}"
-        raise VideoError("decode", message)
+        why = f"broken after 0 frames: {words(failed)}; nor is there a key frame to begin with{_of(promise)}"
+        raise VideoError("decode", why)
 
 
 def _is_clean(frame: av.VideoFrame, codec: str, failed: bool) -> bool:

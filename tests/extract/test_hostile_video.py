@@ -25,6 +25,9 @@ from tests.extract.fuzz_seeds import CODECS, FRAMES, STATE_NOTHING, odd_ones, re
 from tests.extract.support import write_video
 
 
+ENDS_UNSEEN = ("mpeg1.mpg",)  # it states nothing, and its last pack is filled up
+
+
 def read(path: Path) -> list[tuple[float, np.ndarray]]:
     with open_video(path) as video:
         return [(frame.pts_s, frame.rgb()) for frame in video.frames]
@@ -189,6 +192,21 @@ def test_a_few_bytes_cut_off_are_noticed_or_cost_nothing(name: str, cut: int, tm
     path = render(tmp_path / name)
     path.write_bytes(path.read_bytes()[:-cut])
     check_whole_or_refused(path)
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_padding_behind_a_whole_file_is_no_loss(name: str, tmp_path: Path) -> None:
+    """Recorders fill blocks; and where the end itself is gone under it, that is a loss as every other."""
+    whole = render(tmp_path / name).read_bytes()
+    for padding in (bytes(5000), b"\xff" * 5000, bytes(300_000)):
+        (tmp_path / name).write_bytes(whole + padding)
+        assert len(read(tmp_path / name)) == FRAMES
+    if name in ENDS_UNSEEN:
+        return
+    for share in (0.1, 0.3, 0.5):
+        lost = int(share * len(whole))
+        (tmp_path / name).write_bytes(whole[:-lost] + bytes(lost))
+        refused(tmp_path / name)
 
 
 def test_a_frame_that_repeats_the_last_one_is_no_loss(tmp_path: Path) -> None:
