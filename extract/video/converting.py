@@ -100,9 +100,10 @@ class Converter:
 
 def _orientation(frame: av.VideoFrame) -> tuple[int, bool]:
     try:
-        matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+        data: Any = frame.side_data
     except ValueError:  # PyAV knows not all kinds of such data (not EXIF), and gives none if one of them is there
-        matrix = _strip(frame).side_data.get("DISPLAYMATRIX")
+        data = _strip(frame).side_data
+    matrix = data.get(SideDataType.DISPLAYMATRIX) if len(data) else None  # mostly there is nothing
     return orientation(struct.unpack("=9i", bytes(matrix))) if matrix is not None else (0, False)
 
 

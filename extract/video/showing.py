@@ -52,6 +52,8 @@ def believed_aspect(stated: Fraction | None) -> Fraction:
 
 def square_size(width: int, height: int, aspect: Fraction) -> tuple[int, int]:
     """Size in square pixels: the axis with too few of them gets more, so that nothing of the picture is lost."""
+    if aspect == 1:
+        return width, height
     wide = round(width * aspect) if aspect > 1 else width
     high = round(height / aspect) if aspect < 1 else height
     return (wide, high) if wide * high <= MAX_PIXELS else (width, height)

@@ -1,4 +1,4 @@
-"""Recordings that begin between two key frames: everything from the first clean picture on, and what came before told."""
+"""Recordings that begin between two key frames: all from the first clean picture on, and what came before is told."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_damage_behind_the_beginning_is_damage(place: float, tmp_path: Path) -> 
     hit = packets[first + int(place * (len(packets) - first))]
     data = cut.read_bytes()
     cut.write_bytes(data.replace(bytes(hit), bytes(hit)[:6] + bytes([0xA5] * (hit.size - 6))))
-    with pytest.raises(VideoError, match="broken after|damaged|truncated"):
+    with pytest.raises(VideoError, match=r"broken after|damaged|truncated"):
         read(cut)
 
 

@@ -1,4 +1,4 @@
-"""Frames are what a viewer shows: turned, mirrored, in square pixels, over black, whatever the depth; old caches say so."""
+"""Frames are what a viewer shows: turned, mirrored, in square pixels, over black, of any depth; old caches say so."""
 
 from __future__ import annotations
 
