@@ -35,6 +35,7 @@ class Summary:
         gaps: path of a frame folder done now -> pictures it lacks (the nearest earlier one stands in).
         truncated: path of a video that ends early and was taken all the same, now or before -> decoded and promised
             frames.
+        leading: path of a recording that begins between two key frames, done now or before -> pictures left out.
         captions: counts what is wrong with the captions written now, where somebody asked for it.
         seconds: stage -> busy wall seconds ("decode" summed over workers, "waiting": encoders waiting for frames).
     """
@@ -50,6 +51,7 @@ class Summary:
     suspects: dict[str, int] = field(default_factory=dict)
     gaps: dict[str, int] = field(default_factory=dict)
     truncated: dict[str, Mapping[str, int]] = field(default_factory=dict)
+    leading: dict[str, int] = field(default_factory=dict)
     captions: CaptionCounts | None = None
     num_frames: int = 0
     num_windows: int = 0
@@ -104,9 +106,12 @@ def plan_jobs(
     for video in manifest.videos:
         file, known = manifest.file(video), facts.videos.get(video.id)
         changed = known is not None and has_changed(known.source, file)
-        changed = decoders.differs(video.id, file) or changed
-        if known is not None and known.truncated is not None and not changed:
-            summary.truncated[video.path] = known.truncated
+        changed = decoders.differs(video.id, file, known) or changed
+        if known is not None and not changed:
+            if known.truncated is not None:
+                summary.truncated[video.path] = known.truncated
+            if known.leading:
+                summary.leading[video.path] = known.leading
         if changed and (cache.streams(video.id).keys() & cache.window.samples.keys()) - set(overwrite):
             strangers.append(video.path)
             continue
@@ -121,7 +126,7 @@ def plan_jobs(
         elif video.id in failed and not asked and passed_over(failed[video.id], file):
             summary.failed[video.id] = failed[video.id]
         else:
-            decoders.mixes(video.id, changed)
+            decoders.mixes(video.id, file, known, changed)
             if TEXT in missing and known is not None and _of_a_file(facts.recipes.get(known.streams.get(TEXT, ""))):
                 summary.recaptioned.append(video.id)
             # A stream that is added to a truncated video follows those that it has.

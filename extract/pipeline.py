@@ -92,6 +92,8 @@ def run(
                 summary.gaps[assembly.job.path] = assembly.info.missing_frames
             if assembly.info.truncated is not None:
                 summary.truncated[assembly.job.path] = assembly.info.truncated
+            if assembly.info.leading:
+                summary.leading[assembly.job.path] = assembly.info.leading
         watcher.ended(assembly.job, None)
 
     def fail(assembly: Assembly, stage: str, error: str, message: str) -> None:

@@ -70,7 +70,7 @@ def plan_repair(
         if video.id in failed and not retry_failed and passed_over(failed[video.id], file):
             summary.failed[video.id] = failed[video.id]
             continue
-        decoders.mixes(video.id, changed=redecode)
+        decoders.mixes(video.id, file, known, changed=redecode)
         allow = include_truncated or (known is not None and known.truncated is not None)
         jobs.append(Job(video.id, video.path, file, video.fps, streams, False, allow))
     decoders.refuse()

@@ -119,6 +119,17 @@ class RemoteRoot:
         with self._store() as (store, base):
             store.get_file(_join(base, path), str(to), callback=Parts())
 
+    @contextmanager
+    def open(self, path: str) -> Iterator[Any]:
+        """An object as a file to be read here and there.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+            RemoteError: the store does not give it.
+        """
+        with self._store() as (store, base), store.open(_join(base, path), "rb") as file:
+            yield file
+
     def sha256(self, path: str) -> str:
         """Digest of an object, which is read for it; nothing is kept.
 

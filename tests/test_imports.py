@@ -126,8 +126,8 @@ LAYERS: dict[str, list[set[str]]] = {
         {"extract.encoders.revisions"},
         {"extract.video"},
         {"extract.video.reading"},
-        {"extract.video.folder", "extract.video.promises"},
-        {"extract.video.containers", "extract.video.sources"},
+        {"extract.video.converting", "extract.video.folder", "extract.video.promises"},
+        {"extract.video.containers", "extract.video.showing", "extract.video.sources"},
         {"extract.video.types"},
         {"extract.config", "extract.preparation", "extract.decode.turns"},
         {"extract.miniature.scenes", "extract.miniature.sentences"},
@@ -186,7 +186,7 @@ ONLY_IN = {
     "transformers": ("extract.encoders", "extract.miniature"),
     "ray": "extract.cluster",
     "openai": "extract.encoders.captioners.endpoint",
-    "av": ("extract.video.reading", "extract.demo"),
+    "av": ("extract.video.reading", "extract.video.converting", "extract.demo"),
 }
 
 

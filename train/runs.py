@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from shared.cache import FeatureCache
-from shared.cache.types import truncated_words
+from shared.cache.types import leading_words, truncated_words
 from shared.manifest import Manifest
 from shared.recipe import diff_recipes, fingerprint
 from train.checkpoints import load_model
@@ -150,6 +150,8 @@ def run_facts(
     }
     if cut:
         notes.append(truncated_words(cut))
+    if late := {v: known[v].leading for v in sorted({t.video_id for t in tracks}) if v in known and known[v].leading}:
+        notes.append(leading_words(late))
     if permuted:
         notes.append("labels were permuted across groups: a control that must score chance")
     if unused := [t.name for t, fold in zip(tracks, folds, strict=True) if fold == UNUSED]:

@@ -119,10 +119,11 @@ class _Relay(Watcher):
 
     def ended(self, job: Job, failure: Failure | None) -> None:
         live, captions = self._summary, self._summary.captions
-        part = Summary(done=live.done, others=live.others, failed=live.failed, gaps=live.gaps, truncated=live.truncated)
+        part = Summary(done=live.done, others=live.others, failed=live.failed, gaps=live.gaps)
+        part.truncated, part.leading = live.truncated, live.leading
         part.num_frames, part.num_windows = live.num_frames, live.num_windows
         part.captions = None if captions is None else captions.take()
-        live.done, live.others, live.failed, live.gaps, live.truncated = [], [], {}, {}, {}
+        live.done, live.others, live.failed, live.gaps, live.truncated, live.leading = [], [], {}, {}, {}, {}
         live.num_frames = live.num_windows = 0
         self._tell("ended", job.video, failure, part)
 

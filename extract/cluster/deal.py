@@ -101,6 +101,7 @@ class Deal:
         whole.failed |= part.failed
         whole.gaps |= part.gaps
         whole.truncated |= part.truncated
+        whole.leading |= part.leading
         whole.num_frames += part.num_frames
         whole.num_windows += part.num_windows
         if part.captions is not None:

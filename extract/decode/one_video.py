@@ -107,7 +107,10 @@ def _read(job: Job, video: OpenVideo, times: list[float], source: Mapping[str, A
         "rotation": video.rotation,
         "decoder": video.decoder,
         "missing_frames": video.missing_frames,
+        "shown": video.shown,
     }
     if video.truncated is not None:
         facts["truncated"] = video.truncated
+    if video.leading:
+        facts["leading"] = video.leading
     return Read(facts, np.array(times, dtype=np.float64))

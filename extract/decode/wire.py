@@ -50,9 +50,10 @@ MAX_WORDS, MAX_ARRAY_BYTES = 2**20, 2**31  # what a process that was taken over 
 # An array of objects would be one of addresses.
 ARRAYS = {(Item, "pixels"): "uint8", (Window, "frames"): "int64", (Read, "pts"): "float64"}
 TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
-FACTS = {"source": "dict", "fps": "float", "decoder": "str", "truncated": "dict"} | dict.fromkeys(
-    ("num_frames", "width", "height", "rotation", "missing_frames"), "int"
+FACTS = {"source": "dict", "fps": "float", "decoder": "str", "truncated": "dict", "shown": "dict"} | dict.fromkeys(
+    ("num_frames", "width", "height", "rotation", "missing_frames", "leading"), "int"
 )
+OPTIONAL = {"truncated", "leading"}
 
 
 def send(link: socket.socket, message: Message) -> None:
@@ -119,10 +120,12 @@ def _check_facts(read: Read) -> None:
     for name, value in facts.items():
         if not _is(value, FACTS[name]):
             raise ValueError(f"{name} should be {FACTS[name]}")
-    if FACTS.keys() - facts.keys() - {"truncated"} or not (_is(source["path"], "str") and _is(source["sha256"], "str")):
+    if FACTS.keys() - facts.keys() - OPTIONAL or not (_is(source["path"], "str") and _is(source["sha256"], "str")):
         raise ValueError("facts are missing")
     if "truncated" in facts and not all(_is(facts["truncated"][name], "int") for name in ("decoded", "promised")):
         raise ValueError("truncated should be two numbers")
+    if not all(type(value) in (bool, int, str) for value in facts["shown"].values()):
+        raise ValueError("shown should be words, numbers and yes or no")
     if read.pts.shape != (facts["num_frames"],):
         raise ValueError("one time for each frame is expected")
 

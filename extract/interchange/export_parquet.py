@@ -34,6 +34,7 @@ VIDEO_COLUMNS = {
     "height": pa.int32(),
     "missing_frames": pa.int64(),
     "truncated": pa.bool_(),
+    "leading": pa.int64(),  # pictures before the first frame that could not be shown
     "promised_frames": pa.int64(),  # of a video that ends early, where its container says; else null
 }
 
@@ -133,7 +134,7 @@ def _video_row(video: str, info: VideoInfo) -> tuple[Any, ...]:
     """Values of ``VIDEO_COLUMNS``."""
     promised = (info.truncated or {}).get("promised") or None
     about = (info.source.get("path"), info.num_frames, info.fps, info.width, info.height)
-    return (video, *about, info.missing_frames, info.truncated is not None, promised)
+    return (video, *about, info.missing_frames, info.truncated is not None, info.leading, promised)
 
 
 def _feature_table(

@@ -8,6 +8,7 @@ from typing import Any
 
 NEEDED = {"source", "fps", "num_frames", "width", "height", "rotation", "decoder", "missing_frames"}
 MAX_FRAMES = 2**26  # 25 days at 30 frames/s
+OPTIONAL = {"truncated", "leading", "shown"}
 COUNTS = ("num_frames", "width", "height", "missing_frames")  # a width of 0: features made elsewhere, nobody said it
 
 
@@ -15,7 +16,7 @@ def facts_problem(facts: Mapping[str, Any]) -> str:
     """What is wrong with the attributes of a video (``VideoInfo.attrs``), or nothing."""
     if lost := NEEDED - facts.keys():
         return f"{', '.join(sorted(lost))} missing"
-    if more := facts.keys() - NEEDED - {"truncated"}:
+    if more := facts.keys() - NEEDED - OPTIONAL:
         return f"{', '.join(sorted(more))} unknown"
     for name in COUNTS:
         if not _is_count(facts[name]):
@@ -32,6 +33,11 @@ def facts_problem(facts: Mapping[str, Any]) -> str:
     cut = facts.get("truncated", {"decoded": 0, "promised": 0})
     if not isinstance(cut, dict) or cut.keys() != {"decoded", "promised"} or not all(map(_is_count, cut.values())):
         return f"truncated is {_shown(cut)}, expected a table of the numbers decoded and promised"
+    if not _is_count(facts.get("leading", 0)):
+        return f"leading is {_shown(facts['leading'])}, expected a whole number from 0"
+    shown = facts.get("shown", {})
+    if not isinstance(shown, dict) or not all(isinstance(value, bool | int | str) for value in shown.values()):
+        return f"shown is {_shown(shown)}, expected a table of words, numbers and yes or no"
     return ""
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from extract.recaption import NEXT
 from shared.cache import FeatureCache
-from shared.cache.types import truncated_words
+from shared.cache.types import leading_words, truncated_words
 from shared.ledger import Failure
 from shared.manifest import Manifest
 from shared.recipe import Recipe
@@ -24,6 +24,7 @@ def print_status(console: Console, manifest: Manifest, cache: FeatureCache, fail
     untouched, begun = [], []
     alike: dict[tuple[tuple[str, str], ...], list[int]] = {}  # streams with fingerprints -> frames of videos with them
     truncated: dict[str, Mapping[str, int]] = {}
+    leading: dict[str, int] = {}
     window, facts = cache.window, cache.facts().check()
     names, recipes = list(window.samples), facts.recipes
     touched = {*names, NEXT}
@@ -34,6 +35,8 @@ def print_status(console: Console, manifest: Manifest, cache: FeatureCache, fail
             gaps += known.missing_frames
             if known.truncated is not None:
                 truncated[video.path] = known.truncated
+            if known.leading:
+                leading[video.path] = known.leading
             windows += num_windows(window, known.num_frames)
             if NEXT in known.streams:
                 begun.append(video.id)
@@ -78,6 +81,8 @@ def print_status(console: Console, manifest: Manifest, cache: FeatureCache, fail
         console.print(f"{gaps} of these frames have no picture of their own in their frame folder")
     if truncated:
         console.print(truncated_words(truncated))
+    if leading:
+        console.print(leading_words(leading))
     if untouched:
         console.print(
             f"not extracted yet: {len(untouched)} ({', '.join(untouched[:5])}{' ...' * (len(untouched) > 5)})"

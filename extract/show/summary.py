@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from extract.jobs import Summary
-from shared.cache.types import truncated_words
+from shared.cache.types import leading_words, truncated_words
 from shared.ledger import FailureLedger
 
 
@@ -39,6 +39,8 @@ def print_summary(console: Console, summary: Summary, url: str, retry: str) -> N
         )
     if summary.truncated:
         console.print(truncated_words(summary.truncated))
+    if summary.leading:
+        console.print(leading_words(summary.leading))
     for line in summary.captions.lines() if summary.captions is not None else ():
         console.print(line)
     if summary.failed:

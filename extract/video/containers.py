@@ -37,6 +37,12 @@ FLV_TAGS = frozenset([8, 9, 15, 18])  # sound, picture, script data twice
 ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 ASF_HEAD = 2**16
 OGG_TAIL = 2**17  # a page has at most 65307 bytes
+# What recorders fill blocks and preallocated files with.
+PADDING = (b"\x00", b"\xff")
+BLOCK = 2**20
+# So much padding before the end of a structure is no chance: the end of a file was overwritten, or never written.
+MAX_PADDED = 4
+FILLERS = frozenset([b"free", b"skip"])  # boxes that are padding themselves
 
 
 @dataclass
@@ -74,6 +80,15 @@ def walk_file(path: Path) -> Structure:
         os.close(file)
 
 
+def padding_start(path: Path) -> int:
+    """Where the padding at the end of a file begins; its size if there is none."""
+    file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    try:
+        return _content_end(file, os.fstat(file).st_size)
+    finally:
+        os.close(file)
+
+
 def _walk_of(head: bytes) -> Callable[[int, int], Structure]:
     if head[4:8] in BOXES:
         return _boxes
@@ -103,9 +118,30 @@ def _breaks(place: int) -> str:
     return f"its structure breaks at byte {place}"
 
 
+def _content_end(file: int, size: int) -> int:
+    """Where the padding at the end of a file begins; ``size`` if there is none. Reads the padding, and a block more."""
+    last = os.pread(file, 1, size - 1)
+    if last not in PADDING:
+        return size
+    while size:
+        start = max(0, size - BLOCK)
+        rest = os.pread(file, size - start, start).rstrip(last)
+        if rest:
+            return start + len(rest)
+        size = start
+    return 0
+
+
+def _stops(file: int, place: int, size: int, filler: bool = False) -> Structure:
+    """A structure that stops at ``place``: whole if nothing but padding follows, which did not begin before."""
+    end = _content_end(file, size)
+    whole = end <= place and (filler or end > place - MAX_PADDED)
+    return Structure(None if whole else _breaks(place))
+
+
 def _boxes(file: int, size: int) -> Structure:
     """ISO/IEC 14496-12, 4.2: 32-bit size and type; size 1 announces 64 bits more, size 0 reaches to the end."""
-    place = 0
+    place, filler = 0, False
     for _ in _parts():
         if place + 8 > size:
             break
@@ -116,8 +152,8 @@ def _boxes(file: int, size: int) -> Structure:
         if length == 0 and kind in BOXES:
             return Structure()
         if length < 8 or kind not in BOXES:
-            return Structure(_breaks(place))
-        place += length
+            return _stops(file, place, size, filler)
+        place, filler = place + length, kind in FILLERS
     return _short(place, size)
 
 
@@ -128,21 +164,29 @@ def _riffs(file: int, size: int) -> Structure:
         kind, length, _ = struct.unpack("<4sI4s", os.pread(file, 12, place))
         if kind != b"RIFF" or length in (0, 0xFFFFFFFF):  # something behind it, or a length that was never filled in
             break
-        place += 8 + length
+        end = place + 8 + length
+        place += 12
+        while place + 8 <= min(end, size):
+            kind, length = struct.unpack("<4sI", os.pread(file, 8, place))
+            if kind[:1] in PADDING and len(set(kind)) == 1:  # where its index should be
+                return Structure(_breaks(place))
+            place += 8 + length + length % 2
+        place = end
     return _short(place, size)
 
 
 def _elements(file: int, size: int) -> Structure:
     """Matroska and WebM: clusters, their blocks, and what else there is on these levels."""
-    found, place, end = Structure(), 0, size
+    found, place, end, live = Structure(), 0, size, False
     for _ in _parts():
         if place >= end:
             break
         ident, body, length = _element(os.pread(file, 12, place))
         if ident not in KNOWN or (ident in NUMBERS and (length is None or length > 8)):
-            found.flaw = _breaks(place)
-            return found
+            found.flaw = _stops(file, place, size).flaw if live else _breaks(place)
+            break
         place += body
+        live |= ident == SEGMENT and length is None  # nobody came back to fill in where it ends
         if ident == SEGMENT and length is not None:
             end = place + length
             if end > size:
@@ -209,20 +253,24 @@ def _tags(file: int, size: int) -> Structure:
             break
         head = os.pread(file, 4, place)
         if head[0] & 0x1F not in FLV_TAGS:
-            return Structure(_breaks(place))
+            return _stops(file, place, size)
         place += 15 + int.from_bytes(head[1:4], "big")
     return _short(place, size)
 
 
 def _pages(file: int, size: int) -> Structure:
     """RFC 3533, 6: the last page of a stream is marked."""
-    start = max(0, size - OGG_TAIL)
+    content = _content_end(file, size)
+    start = max(0, content - OGG_TAIL // 2)
     tail = os.pread(file, OGG_TAIL, start)
     place = tail.rfind(b"OggS")
     if place < 0 or place + 27 > len(tail):
         return Structure(_breaks(start + max(0, place)))
     lengths = tail[place + 27 : place + 27 + tail[place + 26]]
-    short = _short(start + place + 27 + tail[place + 26] + sum(lengths), size)
+    end = start + place + 27 + tail[place + 26] + sum(lengths)
+    if content <= end - MAX_PADDED:
+        return Structure(_breaks(content))
+    short = _short(end, size)
     return short if short.flaw or tail[place + 5] & 4 else Structure("its last page is not marked as the last")
 
 
@@ -236,6 +284,6 @@ def _properties(file: int, size: int) -> Structure:
 
 
 def _trailer(file: int, size: int) -> Structure:
-    """GIF89a, 27: the last byte is a semicolon; zeros behind it are padding."""
-    tail = os.pread(file, 256, max(0, size - 256)).rstrip(b"\x00")
-    return Structure(None if tail.endswith(b";") else "its last byte is not the one that ends a GIF")
+    """GIF89a, 27: the last byte is a semicolon."""
+    last = os.pread(file, 1, _content_end(file, size) - 1)
+    return Structure(None if last == b";" else "its last byte is not the one that ends a GIF")

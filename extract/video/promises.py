@@ -49,7 +49,11 @@ class Tally:
     Attributes:
         packets, empty: packets of the video track, and those without data (a frame that repeats the last one).
         times: presentation times of the packets to be shown, in units of the track.
-        key: presentation time of the first key frame.
+        untimed: packets without a time before the first key frame.
+        late: whether it begins with another packet than that of a key frame.
+        keyed: whether a key frame was read.
+        start: presentation time of the first key frame.
+        key: presentation time of the first key frame to be shown; an edit list may hide that one.
         first: presentation time of the first picture that came out.
         read_to_s: where the last packet of any track ends.
     """
@@ -57,17 +61,46 @@ class Tally:
     packets: int = 0
     empty: int = 0
     times: array[int] = field(default_factory=lambda: array("q"))
+    untimed: int = 0
+    late: bool = False
+    keyed: bool = False
+    start: int | None = None
     key: int | None = None
     first: int | None = None
     read_to_s: float = 0.0
 
     @property
     def num_leading(self) -> int:
-        """Pictures before the first key frame, which a recording that begins between two of them cannot show."""
+        """Pictures before the first clean one, which a recording that begins between two key frames cannot show."""
         if self.first is None:
-            return 0
+            return self.untimed
         until = self.first if self.key is None else min(self.first, self.key)
-        return sum(time < until for time in self.times)
+        return self.untimed + sum(time < until for time in self.times)
+
+    def add(self, packet: av.Packet[av.VideoStream]) -> None:
+        """Count a packet of the video track."""
+        self.late |= not (self.packets or packet.is_keyframe)
+        self.packets += 1
+        self.empty += not packet.size
+        if packet.is_keyframe and not self.keyed:
+            self.keyed, self.start = True, packet.pts
+        if packet.pts is None:
+            self.untimed += not self.keyed
+        elif not packet.is_discard:
+            self.times.append(packet.pts)
+            if self.key is None and packet.is_keyframe:
+                self.key = packet.pts
+
+    def begin(self, first: int | None) -> None:
+        """The first picture came out, with this time; if no key frame was read yet, it is that of the first packet."""
+        self.first = first
+        self.untimed *= self.keyed
+
+    def may_lack_references(self, packet: av.Packet[av.VideoStream]) -> bool:
+        """Whether a packet comes before the first key frame, or after it and is shown before it."""
+        if not self.keyed:
+            return True
+        return packet.pts is not None and self.start is not None and packet.pts < self.start
 
 
 def read_promise(path: Path, container: av.container.InputContainer, stream: av.VideoStream, rate: float) -> Promise:

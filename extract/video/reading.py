@@ -1,8 +1,9 @@
-"""Decoding: the only file that knows a decoder.
+"""Decoding: the only file that knows a decoder, beside extract/video/converting.py, which converts its frames.
 
-A video is read once, from its first frame to its last, in decode order. Frame index = position in that order, 0-based;
-header frame counts are only ever compared with what was decoded. Rotation metadata is applied, presentation times are
-kept. A folder of numbered pictures (``00001.jpg`` is frame 0; gaps allowed) is a video too.
+A video is read once, from its first clean frame to its last, in decode order. Frame index = position in that order,
+0-based; header frame counts are only ever compared with what was decoded. Frames are what a player shows
+(extract/video/showing.py), presentation times are kept. A folder of numbered pictures (``00001.jpg`` is frame 0; gaps
+allowed) is a video too.
 
 Input is hostile: a file is opened as what it is by content, but only as one of the formats that hold a video in
 themselves, and never leads to another file or to the network.
@@ -10,21 +11,23 @@ themselves, and never leads to another file or to the network.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import av
-import numpy as np
 from av.stream import Disposition
-from av.video.reformatter import VideoReformatter
+from av.video.frame import PictureType
 
-from extract.video.folder import open_folder
+from extract.video.containers import padding_start
+from extract.video.converting import DECODER_ERRORS, Converter
+from extract.video.folder import look_at_folder, open_folder
 from extract.video.promises import Promise, Tally, is_cut_off, read_promise, shortfall
 from extract.video.sources import check_regular, is_folder, read_source, source_stamp, unreadable
 from extract.video.types import MAX_PIXELS, DecodedFrame, OpenVideo, VideoError, words
+from shared.remote_files import Source
 
 # FFmpeg's names of the formats of VIDEO_SUFFIXES and of bare streams. Not among them, on purpose: playlists, manifests
 # and scripts (hls, dash, concat, sdp, image2 ...), which read other files or the network, and single pictures.
@@ -36,7 +39,14 @@ FORMATS = (
 STRICT = {"err_detect": "crccheck+bitstream+buffer+explode", "max_pixels": str(MAX_PIXELS)}
 # Where a file is cut off, so many of the last packets may be damaged: decoders hold frames back to reorder them.
 MAX_DELAY = 32
-DECODER_ERRORS = (av.error.FFmpegError, OSError, ValueError, MemoryError)
+# Decoders that fail where a picture refers to one that they do not have, and those that make it up without a word. All
+# others pass such pictures over, or have none; their errors are damage wherever they occur.
+FAILING = frozenset(["h264", "hevc", "vvc", "vp8", "vp9", "libdav1d", "av1"])
+MPEG4_LIKE = frozenset(["mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4", "h261", "h263", "flv", "wmv1", "wmv2"])
+INVENTING = MPEG4_LIKE | {"rv10", "rv20", "theora"}
+# Formats whose readers look only so far for the next packet, and then fail: of padding they get no more than this.
+LOST_IN_PADDING = frozenset(["mpegts", "ogg"])
+SOME_PADDING = 2**14
 
 # FFmpeg's own log would repeat on the terminal what ends up, in plain words, in the ledger.
 av.logging.set_level(av.logging.PANIC)
@@ -68,17 +78,54 @@ def open_video(path: Path, fps: float | None = None, *, allow_truncated: bool = 
         yield _open_stream(path, container, stream, allow_truncated)  # type: ignore[arg-type]
 
 
+def look_at(source: Source) -> tuple[dict[str, Any], float | None]:
+    """How a video is shown, without reading more of it than its first frame; nothing if it cannot be read.
+
+    Returns:
+        ``OpenVideo.shown``, and the time of the first frame in seconds if pictures before it are left out.
+    """
+    with suppress(VideoError, *DECODER_ERRORS):
+        if isinstance(source, Path) and is_folder(source):
+            return look_at_folder(source), None
+        with ExitStack() as stack:
+            if isinstance(source, Path):
+                check_regular(source)
+                place: Any = str(source.absolute())
+            else:
+                place = stack.enter_context(source.root.open(source.path))
+            container = stack.enter_context(_open_url(place, "file"))
+            stream = container.streams.best("video")
+            if stream is None or stream.codec_context is None:
+                return {}, None
+            video, tally, converter = OpenVideo(0.0, 0, "", iter(())), Tally(), Converter(container, stream)  # type: ignore[arg-type]
+            _prepare(stream)  # type: ignore[arg-type]
+            for frame in _shown_frames(container, stream, tally, Promise(), converter):  # type: ignore[arg-type]
+                converter.look(video, frame)
+                tally.begin(frame.pts)
+                return video.shown, float(frame.time or 0) if tally.num_leading else None
+    return {}, None
+
+
 def _open_container(path: Path) -> av.container.InputContainer:
-    if not path.stat().st_size:
+    if not (size := path.stat().st_size):
         raise VideoError("open", "not a video: the file is empty")
+    # Absolute, because FFmpeg takes "12:30.mp4" for the protocol "12".
+    url, protocols = str(path.absolute()), "file"
+    container = _open_url(url, protocols)
+    if container.format.name in LOST_IN_PADDING and (end := padding_start(path) + SOME_PADDING) < size:
+        container.close()
+        container = _open_url(f"subfile,,start,0,end,{end},,:{url}", f"{protocols},subfile")
+    return container
+
+
+def _open_url(url: Any, protocols: str) -> av.container.InputContainer:
     try:
-        # Absolute, because FFmpeg takes "12:30.mp4" for the protocol "12". Metadata of real phone files is not always
-        # UTF-8; it is not worth losing the video.
+        # Metadata of real phone files is not always UTF-8; it is not worth losing the video.
         return av.open(
-            str(path.absolute()),
+            url,
             metadata_errors="replace",
             options=STRICT,
-            container_options={"format_whitelist": FORMATS, "protocol_whitelist": "file"},
+            container_options={"format_whitelist": FORMATS, "protocol_whitelist": protocols},
         )
     except av.error.ArgumentError:  # what FFmpeg says of formats that are not on the list
         message = "not a video this decoder reads (pictures, playlists and other files that point to files are refused)"
@@ -93,9 +140,7 @@ def _open_stream(
     context = stream.codec_context
     if context is None:
         raise VideoError("open", "no decoder for its video track, or a header that is cut off")
-    # Several videos are decoded side by side; more threads inside one decoder would only compete with them.
-    context.thread_count = 1
-    context.options = STRICT
+    _prepare(stream)
     rate = float(stream.average_rate or stream.guessed_rate or 0)
     try:
         promise = read_promise(path, container, stream, rate)
@@ -108,6 +153,12 @@ def _open_stream(
     return video
 
 
+def _prepare(stream: av.VideoStream) -> None:
+    # Several videos are decoded side by side; more threads inside one decoder would only compete with them.
+    stream.codec_context.thread_count = 1
+    stream.codec_context.options = STRICT
+
+
 def _decode(
     container: av.container.InputContainer,
     stream: av.VideoStream,
@@ -118,17 +169,17 @@ def _decode(
     sized = stream.codec_context.width > 0  # FFmpeg drops sizes that it refuses
     index, pts_s, step_s = 0, 0.0, 1 / video.fps if video.fps else 1 / 30
     tally, damage = Tally(), None
-    converters = threading.local()  # several threads may convert frames of one video; a converter serves one at a time
+    converter = Converter(container, stream)
     try:
-        for frame in _shown_frames(container, stream, tally, promise):
+        for frame in _shown_frames(container, stream, tally, promise, converter):
             if frame.is_corrupt:
                 raise VideoError("decode", f"frame {index} is damaged{_of(promise)}")
             if index == 0:
-                _note_geometry(video, frame)
-                tally.first = frame.pts
+                converter.look(video, frame)
+                tally.begin(frame.pts)
             # A frame without a time gets the previous one plus a frame; it is still counted.
             pts_s = float(frame.time) if frame.time is not None else (pts_s + step_s if index else 0.0)
-            yield DecodedFrame(index, pts_s, partial(_to_rgb, frame, index, converters))
+            yield DecodedFrame(index, pts_s, partial(converter.rgb, frame, index, converter.aspect(frame)))
             index += 1
     except VideoError as error:
         damage = error
@@ -140,6 +191,7 @@ def _decode(
         raise damage if promise.flaw is None else VideoError("decode", f"truncated: {damage}; {promise.flaw}")
     if index == 0:
         raise VideoError("decode", f"no frame could be decoded{_of(promise)}")
+    video.leading = tally.num_leading
     lack = shortfall(promise, tally, index, stream.codec_context.name, step_s)
     if lack is None and damage is None:
         return
@@ -149,12 +201,53 @@ def _decode(
 
 
 def _shown_frames(
-    container: av.container.InputContainer, stream: av.VideoStream, tally: Tally, promise: Promise
+    container: av.container.InputContainer,
+    stream: av.VideoStream,
+    tally: Tally,
+    promise: Promise,
+    converter: Converter,
 ) -> Iterator[av.VideoFrame]:
+    """Frames from the first clean one on.
+
+    A recording that begins between two key frames refers to pictures that it does not have. What comes before its first
+    key frame, or is shown before it, may fail; then nothing else is tried until there is a key frame.
+    """
+    context, clean, failed = stream.codec_context, False, None  # type: av.VideoCodecContext, bool, Exception | None
+    skips = False
     for packet in _read_packets(container, stream, tally):
-        if packet.is_corrupt:
-            raise VideoError("decode", f"packet {tally.packets - 1} of its video track is damaged{_of(promise)}")
-        yield from packet.decode()  # type: ignore[misc]
+        if skips:
+            if not tally.keyed:
+                continue
+            context.flush_buffers()  # whatever is left of the pictures before
+            skips = False
+        try:
+            if packet.is_corrupt:
+                raise VideoError("decode", f"packet {tally.packets - 1} of its video track is damaged{_of(promise)}")
+            frames = packet.decode()
+        except (VideoError, *DECODER_ERRORS) as error:
+            if clean or context.name not in FAILING or not tally.may_lack_references(packet):
+                raise
+            failed, skips = error, not tally.keyed
+            continue
+        converter.note(packet)
+        for frame in frames:
+            clean = clean or not (tally.late or failed) or _is_clean(frame, context.name, failed is not None)  # type: ignore[arg-type]
+            if clean:
+                yield frame  # type: ignore[misc]
+    if failed is not None and not clean:
+        why = f"broken after 0 frames: {words(failed)}; nor is there a key frame to begin with{_of(promise)}"
+        raise VideoError("decode", why)
+
+
+def _is_clean(frame: av.VideoFrame, codec: str, failed: bool) -> bool:
+    """Whether nothing that is missing can be seen in the first frame of a recording that begins between key frames.
+
+    What a decoder calls a key frame may be one of many that together renew the picture, each a stripe of it: only one
+    without references is whole.
+    """
+    if frame.key_frame and frame.pict_type not in (PictureType.P, PictureType.B):
+        return True
+    return not failed and codec not in INVENTING
 
 
 def _read_packets(
@@ -172,12 +265,7 @@ def _read_packets(
             continue
         flushes = not packet.size and packet.pts is None and packet.dts is None  # PyAV's own, behind the last one
         if not flushes:
-            tally.packets += 1
-            tally.empty += not packet.size
-            if packet.pts is not None and not packet.is_discard:
-                tally.times.append(packet.pts)
-                if tally.key is None and packet.is_keyframe:
-                    tally.key = packet.pts
+            tally.add(packet)  # type: ignore[arg-type]
         if packet.size or flushes:  # one without data says that the last picture stays
             yield packet  # type: ignore[misc]
 
@@ -190,25 +278,6 @@ def _ends_here(container: av.container.InputContainer, stream: av.VideoStream, t
             if tally.packets - before > MAX_DELAY:
                 return False
     return is_cut_off(promise, tally)
-
-
-def _note_geometry(video: OpenVideo, frame: av.VideoFrame) -> None:
-    video.rotation = -round(frame.rotation / 90) * 90 % 360
-    turned = video.rotation in (90, 270)
-    video.width, video.height = (frame.height, frame.width) if turned else (frame.width, frame.height)
-
-
-def _to_rgb(frame: av.VideoFrame, index: int, converters: threading.local) -> np.ndarray:
-    # One converter for all frames: each one made anew takes megabytes and four times as long.
-    if not hasattr(converters, "own"):
-        converters.own = VideoReformatter()
-    try:
-        rgb = converters.own.reformat(frame, format="rgb24", threads=1).to_ndarray()  # (H, W, 3)
-    except DECODER_ERRORS as error:
-        message = f"frame {index} ({frame.width}x{frame.height}, {frame.format.name}) cannot be shown: {words(error)}"
-        raise VideoError("decode", message) from None
-    turns = round(frame.rotation / 90) % 4  # PyAV's angle is counter-clockwise, as np.rot90's
-    return np.ascontiguousarray(np.rot90(rgb, turns))  # always copied if the rows are padded
 
 
 def _of(promise: Promise) -> str:

@@ -42,7 +42,7 @@ class DecodedFrame:
     _convert: Callable[[], np.ndarray] = field(repr=False)
 
     def rgb(self) -> np.ndarray:
-        """uint8 RGB (H, W, 3), upright.
+        """uint8 RGB (H, W, 3), as a viewer shows it.
 
         Raises:
             VideoError: the picture cannot be converted.
@@ -61,6 +61,11 @@ class OpenVideo:
         width, height: displayed size of the first frame, known once it is out. Later ones may differ: a stream may
             change its resolution, pictures of a folder theirs; encoders resize every frame by itself.
         rotation: degrees clockwise applied for display.
+        shown: what else was done to the first frame, so that it is what a viewer shows, known once it is out:
+            {"mirrored": True, before it was turned; "exif": orientation of a picture; "pixel_aspect": "16:11", scaled
+            to square pixels; "depth": 16, bits of a gray picture; "alpha": True, transparent parts made black}.
+        leading: pictures before the first clean one of a recording that begins between two key frames; they are left
+            out. Known once the last frame is out.
         missing_frames: pictures a frame folder lacks; the nearest earlier one stands in.
         duration_s: length the container states, 0.0 if it does not; it may be that of a longer sound track.
         truncated: {"decoded": frames, "promised": frames, 0 if unknown} of a video that ends early and was to be read
@@ -75,6 +80,8 @@ class OpenVideo:
     width: int = 0
     height: int = 0
     rotation: int = 0
+    shown: dict[str, Any] = field(default_factory=dict)
+    leading: int = 0
     missing_frames: int = 0
     duration_s: float = 0.0
     truncated: dict[str, int] | None = None

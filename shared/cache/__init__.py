@@ -1,7 +1,8 @@
 """The feature cache: one Zarr v3 store per data set, one writer and one reader.
 
     <dataset>.zarr/            attrs: format, format_version, dataset, window, made_with, imported (optional)
-      videos/<video_id>/       attrs: source, fps, num_frames, width, height, rotation, decoder, missing_frames
+      videos/<video_id>/       attrs: source, fps, num_frames, width, height, rotation, decoder, missing_frames,
+                                    and where they apply: truncated, leading, shown (shared/cache/types.py)
         pts                    float64 (F,)     seconds, as decoded
         <stream>/              attrs: kind, recipe, fingerprint, checksums, complete
           features             float16 (N, T, D) for kind "window", (U, D) for kind "timeline"

@@ -25,7 +25,7 @@ class VideoFacts:
     """One video that was decoded to its end.
 
     Attributes:
-        num_frames, missing_frames, truncated: as of ``VideoInfo``.
+        num_frames, missing_frames, truncated, leading, shown: as of ``VideoInfo``.
         path, num_bytes, mtime_ns, sha256, etag: of its source, None where it was not noted.
         streams: complete streams: name -> fingerprint of the recipe.
     """
@@ -39,6 +39,8 @@ class VideoFacts:
     streams: Mapping[str, str]
     truncated: Mapping[str, Any] | None = None
     etag: str | None = None
+    leading: int = 0
+    shown: Mapping[str, Any] | None = None
 
     @property
     def source(self) -> dict[str, Any]:
@@ -115,6 +117,8 @@ def _add(facts: Facts, video_id: str, node: Attrs | Damaged | None, found: Mappi
             facts.same(complete),
             node.get("truncated"),
             source.get("etag"),
+            node.get("leading", 0),
+            node.get("shown"),
         )
     elif complete and isinstance(node, dict):
         facts.damaged[video_id] = Damaged(video_id)
@@ -136,6 +140,10 @@ def to_row(video_id: str, facts: VideoFacts) -> dict[str, Any]:
         row["missing_frames"] = facts.missing_frames
     if facts.truncated is not None:
         row["truncated"] = dict(facts.truncated)
+    if facts.leading:
+        row["leading"] = facts.leading
+    if facts.shown is not None:
+        row["shown"] = dict(facts.shown)
     return row
 
 
@@ -146,12 +154,12 @@ def from_row(row: Mapping[str, Any], facts: Facts) -> VideoFacts:
         KeyError, TypeError, AttributeError: it is no such row, or one with recipes that ``facts`` does not know.
     """
     source, streams = row["source"], row["streams"]
-    numbers = row["frames"], row.get("missing_frames", 0)
+    numbers = row["frames"], row.get("missing_frames", 0), row.get("leading", 0)
     known = all(mark in facts.recipes for mark in streams.values())
     if not (known and all(type(n) is int and n >= 0 for n in numbers)):
         raise TypeError(row)
     return VideoFacts(
-        *numbers,
+        *numbers[:2],
         _of_type(str, source.get("path")),
         _of_type(int, source.get("bytes")),
         _of_type(int, source.get("mtime_ns")),
@@ -159,6 +167,8 @@ def from_row(row: Mapping[str, Any], facts: Facts) -> VideoFacts:
         facts.same(streams),
         _of_type(dict, row.get("truncated")),
         _of_type(str, source.get("etag")),
+        numbers[2],
+        _of_type(dict, row.get("shown")),
     )
 
 

@@ -32,6 +32,12 @@ class VideoInfo:
         missing_frames: frames of a frame folder without a file; they show the nearest earlier picture.
         truncated: {"decoded": frames, "promised": frames, 0 if the container does not say} of a video that ends early
             and was to be taken all the same; else None, and not stored.
+        leading: pictures of a recording that begins between two key frames which come before the first frame; they
+            could not be shown whole. Not stored if there are none.
+        shown: what was done to the first frame beside turning it, so that it is what a viewer shows: "mirrored" before
+            it was turned, "exif" (the orientation), "pixel_aspect" ("16:11", made square), "depth" (bits of a gray
+            picture), "alpha" (made black where transparent). None, and not stored, if the version that read it did
+            none of these, or the features were made elsewhere.
     """
 
     source: Mapping[str, Any]
@@ -44,12 +50,18 @@ class VideoInfo:
     pts: np.ndarray = field(repr=False)
     missing_frames: int = 0
     truncated: Mapping[str, int] | None = None
+    leading: int = 0
+    shown: Mapping[str, Any] | None = None
 
     def attrs(self) -> dict[str, Any]:
         """The JSON part, as stored in the video group."""
         names = ("fps", "num_frames", "width", "height", "rotation", "decoder", "missing_frames")
         facts = {"source": dict(self.source), **{name: getattr(self, name) for name in names}}
-        return facts if self.truncated is None else {**facts, "truncated": dict(self.truncated)}
+        optional = {"truncated": self.truncated, "leading": self.leading or None, "shown": self.shown}
+        for name, value in optional.items():
+            if value is not None:
+                facts[name] = dict(value) if isinstance(value, Mapping) else value
+        return facts
 
 
 def truncated_words(videos: Mapping[str, Mapping[str, int]]) -> str:
@@ -60,6 +72,16 @@ def truncated_words(videos: Mapping[str, Mapping[str, int]]) -> str:
     ]
     more = " ..." * (len(videos) > MAX_NAMES)
     return f"{len(videos)} videos end early and are taken as far as they go: {', '.join(counts)}{more}"
+
+
+def leading_words(videos: Mapping[str, int]) -> str:
+    """What has to be said of recordings that begin between two key frames: name -> ``VideoInfo.leading``."""
+    counts = ", ".join(f"{name} ({count})" for name, count in list(videos.items())[:MAX_NAMES])
+    more = " ..." * (len(videos) > MAX_NAMES)
+    return (
+        f"{len(videos)} videos begin between two key frames; the pictures before the first whole one are left out, and "
+        f"frame 0 is that one: {counts}{more}"
+    )
 
 
 @dataclass(frozen=True)

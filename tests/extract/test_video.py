@@ -36,7 +36,7 @@ def read_times(path: Path) -> list[float]:
     ids=lambda r: r.name.removesuffix(".csv"),
 )
 def test_frames_times_and_brightness_equal_the_reference(reference: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("extract.video.reading._to_rgb", _luma)
+    monkeypatch.setattr("extract.video.converting.Converter.rgb", _luma)
     with reference.open() as file:
         rows = list(csv.DictReader(file))
     times, means = [], {}
@@ -51,7 +51,7 @@ def test_frames_times_and_brightness_equal_the_reference(reference: Path, monkey
         assert mean == pytest.approx(float(rows[index]["y_mean"]), abs=0.01)
 
 
-def _luma(frame: av.VideoFrame, index: int, converters: object) -> np.ndarray:
+def _luma(converter: object, frame: av.VideoFrame, *_: object) -> np.ndarray:
     plane, wide = frame.planes[0], frame.format.components[0].bits > 8
     values = np.frombuffer(plane, np.uint16 if wide else np.uint8).reshape(plane.height, -1)
     return values[:, : plane.width]

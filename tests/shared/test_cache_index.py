@@ -479,7 +479,15 @@ def test_a_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"frames": "x"}, {"frames": -1}, {"source": {"bytes": "5"}}, {"streams": {"text": "unknown"}}, {"truncated": 3}],
+    [
+        {"frames": "x"},
+        {"frames": -1},
+        {"source": {"bytes": "5"}},
+        {"streams": {"text": "unknown"}},
+        {"truncated": 3},
+        {"leading": "all"},
+        {"shown": 3},
+    ],
 )
 def test_a_row_with_values_that_nobody_writes_is_not_believed(tmp_path: Path, change: dict[str, Any]) -> None:
     cache = make(tmp_path / "c.zarr")
