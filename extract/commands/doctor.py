@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from extract.commands.parts import explained, out
+from extract.commands.parts import explained, load, out
 from extract.config import CaptionerConfig
 from shared.cache import FeatureCache
-from shared.datasets import find_dataset
-from shared.manifest import load_manifest
 
 
 @explained
@@ -38,7 +36,7 @@ def dataset(name: str, *, root: str | None, cache: str | None) -> int:
 
     store = FeatureCache.open(cache) if cache is not None else None
     known = store.paths().values() if store is not None else ()
-    found = examine(load_manifest(find_dataset(name), root, cached=known), store)
+    found = examine(load(name, root, render=False, cached=known), store)
     print_checkup(out, found)
     return found.exit_status
 

@@ -93,12 +93,18 @@ def note(text: str) -> None:
 
 def load(dataset: str, root: str | None, render: bool = True, cached: Collection[str] = ()) -> Manifest:
     if is_url(dataset):
-        return load_manifest(dataset, root, cached=cached)
+        return _told(load_manifest(dataset, root, cached=cached))
     source = find_dataset(dataset)
     if render and root is None and source.resolve() == DEMO_MANIFEST:
         # The one data set that can be made out of nothing: rendered on first use. A user's own demo.toml is not it.
         make_demo(source.parent / tomllib.loads(source.read_text(encoding="utf-8"))["root"], 0)
-    return load_manifest(source, root, cached=cached)
+    return _told(load_manifest(source, root, cached=cached))
+
+
+def _told(manifest: Manifest) -> Manifest:
+    for text in manifest.notes:
+        note(text)
+    return manifest
 
 
 def make_demo(root: Path, seed: int) -> None:

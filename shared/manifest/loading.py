@@ -109,7 +109,8 @@ def _build(
         place = remote.url if remote else base
         what = f"{raw['videos']['table']} has no rows" if "table" in raw["videos"] else f"no video found below {place}"
         raise ManifestError(str(source), [f"[videos]: {what}"], hint)
-    return Manifest(name, base, tuple(videos), tasks, source, layout, str(raw.get("note", "")).strip(), remote)
+    note, notes = str(raw.get("note", "")).strip(), tuple(problems.notes)
+    return Manifest(name, base, tuple(videos), tasks, source, layout, note, remote, notes)
 
 
 def _find_root(
@@ -148,6 +149,7 @@ def dataset_name_problem(name: Any) -> str | None:
 
 def _read_tasks(raw: Any, segments: Segments | None, problems: Problems) -> dict[str, TaskSource]:
     """``segments`` is None where the table could not be read, which is a problem of its own."""
+    in_frames = segments is not None and segments.in_frames
     if not isinstance(raw, Mapping):
         problems.add("[tasks]", "expected a table per task, such as [tasks.violence]")
         return {}
@@ -167,7 +169,7 @@ def _read_tasks(raw: Any, segments: Segments | None, problems: Problems) -> dict
             if segments is not None and name not in segments:
                 columns = {"violence": "label", "va": "valence and arousal"}.get(name, "its label")
                 problems.add(where, f'format = "table", but the table of [videos] has no column {columns}')
-            tasks[name] = TaskSource(form, {}, (segments or {}).get(name, ()))
+            tasks[name] = TaskSource(form, {}, (segments or {}).get(name, ()), in_frames)
         elif not files:
             problems.add(where, 'expected a pattern of annotation files: train = "..." and, if there is one, val')
         else:
@@ -176,7 +178,7 @@ def _read_tasks(raw: Any, segments: Segments | None, problems: Problems) -> dict
                     problems.add(f"{where} {part}", f"expected a pattern below the root, found {given[part]!r}")
             tasks[name] = TaskSource(form, files)
     for name, found in (segments or {}).items():
-        tasks.setdefault(name, TaskSource(TABLE_FORMAT, {}, found))
+        tasks.setdefault(name, TaskSource(TABLE_FORMAT, {}, found, in_frames))
     return tasks
 
 

@@ -57,11 +57,13 @@ class TaskSource:
         format: name of a label reader of the train stage, or "table".
         files: split name ("train", "val") -> glob patterns below the root; empty for "table".
         segments: labelled segments, for "table".
+        in_frames: the table's header says itself that start and end are frames.
     """
 
     format: str
     files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     segments: tuple[Segment, ...] = ()
+    in_frames: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ class Manifest:
         layout: which files go where, in words.
         note: shown wherever numbers of this data set appear.
         remote: where the videos are, if that is an object store.
+        notes: what has to be told of how it was read.
     """
 
     name: str
@@ -87,6 +90,7 @@ class Manifest:
     layout: str = ""
     note: str = ""
     remote: RemoteRoot | None = None
+    notes: tuple[str, ...] = ()
 
     def file(self, video: Video) -> Source:
         """The video's file or folder on this machine, or its object on a store."""

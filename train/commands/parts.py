@@ -99,9 +99,11 @@ def completed(config: TrainConfig, task: Task) -> TrainConfig:
 
 
 def open_data(dataset: str, cache: str | None, root: Path | None) -> tuple[FeatureCache, Manifest]:
-    """The features first: videos that are in the cache need not be on this machine."""
+    """The features first: videos that are in the cache need not be on this machine. Notes of the data set are told."""
     store = FeatureCache.open(cache_of(dataset, cache))
-    return store, load_manifest(find_dataset(dataset), root, cached=store.paths().values())
+    manifest = load_manifest(find_dataset(dataset), root, cached=store.paths().values())
+    tell([], manifest.notes)
+    return store, manifest
 
 
 def open_tracks(
