@@ -28,6 +28,7 @@ from shared.cache import FeatureCache
 from shared.cache.types import truncated_words
 from shared.manifest import Manifest
 from shared.recipe import diff_recipes, fingerprint
+from train.cautions import cautions
 from train.checkpoints import load_model
 from train.config import RANDOM_WINDOWS, TrainConfig
 from train.data import Features
@@ -150,6 +151,7 @@ def run_facts(
     }
     if cut:
         notes.append(truncated_words(cut))
+    notes += cautions(task, tracks, folds, known)
     if permuted:
         notes.append("labels were permuted across groups: a control that must score chance")
     if unused := [t.name for t, fold in zip(tracks, folds, strict=True) if fold == UNUSED]:

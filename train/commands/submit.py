@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from train.oracle import oracle_frames
 from train.postprocess import apply_all, identity
 from train.runs import is_miniature
 from train.show.training import print_oracle, settings_words
+from train.spans import duration_s
 from train.submission.check import check_dvd, check_flat
 from train.submission.dvd import DvdTemplate, blank_dvd_template, read_dvd_templates, write_dvd
 from train.submission.files import (
@@ -144,7 +146,7 @@ def oracle(
     known = store.paths().values() if store is not None else ()
     manifest = load_manifest(find_dataset(dataset), root, cached=known)
     num_frames = None if store is None else cached_videos(store, [])[0]
-    tracks, labels = read_tracks(manifest, wanted, num_frames)
+    tracks, labels = read_tracks(manifest, wanted, num_frames, partial(duration_s, store) if store else None)
     tell(labels.lines(), [*manifest.notes, *([manifest.note] if manifest.note else [])])
     parts = sorted({str(t.split) for t in tracks})
     # Two people of one video in train and val: its labels count on both sides, and no ceiling means anything.
