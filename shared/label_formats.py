@@ -14,11 +14,16 @@ import numpy as np
 import pandas as pd
 
 from shared.annotations import AU_NAMES, EXPR_NAMES, MAX_FRAMES, VA_NAMES, LabelError
+from shared.columns import choice_words, columns_called, places_words
 from shared.names import unknown_name
 
 MASKED_DVD = -1.0
 MASKED_VA = -5.0
 MASKED_CLASS = -1.0  # EXPR and AU
+# Of a DVD file, the official name first; all count frames from 1. What the next ones count from cannot be known.
+FRAME_NAMES = ("frame_number", "frame", "frame_no", "frame_num", "frame_nr")
+UNCLEAR_FRAME_NAMES = ("frame_index", "frame_idx", "frame_id", "index", "idx")
+LABEL_NAMES = ("label", "labels", "violent", "violence", "violence_label", "predicted_label", "class", "target", "gt")
 
 
 def _lower(names: Sequence[str]) -> tuple[str, ...]:
@@ -131,24 +136,28 @@ def _refuse(path: Path, bad: np.ndarray | np.bool, expected: str, values: np.nda
 
 
 def _dvd_columns(path: Path, header: str) -> tuple[int, int]:
-    """Positions of frame number and label: by name, else the first two columns."""
+    """Positions of frame number and label, by name."""
     names = _names(header)
-    expected = "the header 'Frame_Number,Label'"
-    if len(names) < 2 or all(_is_number(name) for name in names):
-        raise LabelError(path, 1, expected, repr(header.strip()))
-    if "frame_number" in names and "label" in names:
-        return names.index("frame_number"), names.index("label")
-    if names[0] == "label" or "frame_number" in names[1:]:
-        # One known name in the wrong place: taking the first two columns would swap frames and labels.
-        raise LabelError(path, 1, expected, repr(header.strip()))
-    return 0, 1
+    frames, labels = columns_called(names, FRAME_NAMES), columns_called(names, LABEL_NAMES)
+    if len(frames) == len(labels) == 1:
+        return frames[0], labels[0]
+    why = [
+        f"{choice_words(names, found, key)} ({places_words(found)})"
+        for key, found in ((FRAME_NAMES[0], frames), (LABEL_NAMES[0], labels))
+        if len(found) > 1
+    ]
+    if not frames and (unclear := columns_called(names, UNCLEAR_FRAME_NAMES)):
+        why = [f"{names[unclear[0]]!r} may count from 0 or from 1; call it Frame_Number, which counts from 1"]
+    found = "; ".join([repr(header.strip()[:200]), *why])
+    raise LabelError(path, 1, "the header 'Frame_Number,Label'", found)
 
 
 def read_dvd_csv(path: Path | str) -> np.ndarray:
     """A DVD annotation: one CSV per video, header `Frame_Number,Label`.
 
     Frame_Number is 1-based, so number f is row f - 1. Numbers may come in any order and with gaps; frames that are
-    absent, or labelled -1, are masked. Names are matched without case; failing that the first two columns are taken.
+    absent, or labelled -1, are masked. Columns are found by name (``FRAME_NAMES``, ``LABEL_NAMES``), in any order and
+    among others.
 
     Returns:
         (L, 1) float32 with L = the largest Frame_Number: 0 non-violent, 1 violent, NaN masked.

@@ -28,6 +28,7 @@ from shared.cache import FeatureCache
 from shared.cache.types import leading_words, truncated_words
 from shared.manifest import Manifest
 from shared.recipe import diff_recipes, fingerprint
+from train.cautions import cautions
 from train.checkpoints import load_model
 from train.config import RANDOM_WINDOWS, TrainConfig
 from train.data import Features
@@ -152,6 +153,7 @@ def run_facts(
         notes.append(truncated_words(cut))
     if late := {v: known[v].leading for v in sorted({t.video_id for t in tracks}) if v in known and known[v].leading}:
         notes.append(leading_words(late))
+    notes += cautions(task, tracks, folds, known)
     if permuted:
         notes.append("labels were permuted across groups: a control that must score chance")
     if unused := [t.name for t, fold in zip(tracks, folds, strict=True) if fold == UNUSED]:

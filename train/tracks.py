@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from shared.label_formats import read_labels
 from shared.manifest import TABLE_FORMAT, Manifest, Segment, TaskSource, Video
 from shared.names import unknown_name
 from train.labels import AlignReport, Track, align, count_valid, label_frames
+from train.spans import refuse_seconds
 from train.tasks import Task
 
 
@@ -86,7 +87,10 @@ class LabelReport:
 
 @no_collection()
 def read_tracks(
-    manifest: Manifest, task: Task, num_frames: Mapping[str, int] | None
+    manifest: Manifest,
+    task: Task,
+    num_frames: Mapping[str, int] | None,
+    duration: Callable[[str], float] | None = None,
 ) -> tuple[list[Track], LabelReport]:
     """All tracks of a task whose video is cached, with labels aligned to the decoded frames.
 
@@ -95,12 +99,13 @@ def read_tracks(
         task: which labels.
         num_frames: video id -> F of every cached video. None: every annotated video counts as cached, and as long as
             its annotation; for what needs labels only.
+        duration: video id -> seconds, if known: then spans of a table that must be meant in seconds are refused.
 
     Returns:
         Tracks sorted by name, ``labels`` (F, K), and what was left out.
 
     Raises:
-        ValueError: the manifest has no labels of this task, or none of them meets a cached video.
+        ValueError: the manifest has no labels of this task, none of them meets a cached video, or spans in seconds.
         LabelError: an annotation file is wrong; file and line are named.
     """
     if task.name not in manifest.tasks:
@@ -115,7 +120,10 @@ def read_tracks(
     if source.format == TABLE_FORMAT:
         if num_frames is None:
             raise ValueError("labels from a table do not say how long a video is; extract its features first")
-        tracks = _from_table(source.segments, task, videos, num_frames, report)
+        spans = _by_video(source.segments)
+        if duration is not None and not source.in_frames:
+            refuse_seconds(spans, num_frames, duration)
+        tracks = _from_table(spans, videos, num_frames, report)
     else:
         tracks = _from_files(manifest.root, source, videos, num_frames, report)
     ready = []
@@ -173,17 +181,21 @@ def _from_files(
     return tracks
 
 
-def _from_table(
-    segments: Sequence[Segment],
-    task: Task,
-    videos: Mapping[str, Video],
-    num_frames: Mapping[str, int],
-    report: LabelReport,
-) -> list[Track]:
+def _by_video(segments: Iterable[Segment]) -> dict[str, list[Segment]]:
+    """The segments of each video that carry a label."""
     by_video: dict[str, list[Segment]] = {}
     for segment in segments:
         if not all(map(math.isnan, segment.values)):
             by_video.setdefault(segment.video_id, []).append(segment)
+    return by_video
+
+
+def _from_table(
+    by_video: Mapping[str, Sequence[Segment]],
+    videos: Mapping[str, Video],
+    num_frames: Mapping[str, int],
+    report: LabelReport,
+) -> list[Track]:
     tracks = []
     for video_id, rows in by_video.items():
         file, _, _ = rows[0].where.rpartition(":")

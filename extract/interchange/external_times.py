@@ -16,6 +16,7 @@ from extract.interchange.external_files import ExternalRows
 from extract.interchange.hdf5_layout import FeatureFileError
 from extract.interchange.video_facts import MAX_FRAMES
 from shared.cache import FeatureCache, VideoInfo
+from shared.columns import columns_called
 
 COLUMNS = ("video", "num_frames", "fps")
 MIN_STEP_S = 1e-6
@@ -181,8 +182,12 @@ def read_facts(file: Path) -> dict[str, tuple[int, float]]:
     try:
         with file.open(encoding="utf-8-sig", newline="") as opened:
             reader = csv.DictReader(opened, strict=True)
-            if not {"video", "num_frames"} <= set(reader.fieldnames or ()):
-                raise FeatureFileError(f"{file}: expected columns {', '.join(COLUMNS)}, found {reader.fieldnames}")
+            names = list(reader.fieldnames or ())
+            places = {key: columns_called(names, (key,)) for key in COLUMNS}
+            if not all(len(p) == 1 or (key == "fps" and not p) for key, p in places.items()):
+                raise FeatureFileError(f"{file}: expected columns {', '.join(COLUMNS)}, each once, found {names}")
+            ours = {p[0]: key for key, p in places.items() if p}
+            reader.fieldnames = [ours.get(i, name) for i, name in enumerate(names)]
             for row in reader:
                 where = f"{file}, line {reader.line_num}"
                 count, rate = row["num_frames"] or "", row.get("fps") or "0"

@@ -203,6 +203,7 @@ def dataset_name_problem(name: Any) -> str | None:
 
 def _read_tasks(raw: Any, segments: Segments | None, problems: Problems) -> dict[str, TaskSource]:
     """``segments`` is None where the table could not be read, which is a problem of its own."""
+    in_frames = segments is not None and segments.in_frames
     if not isinstance(raw, Mapping):
         problems.add("[tasks]", "expected a table per task, such as [tasks.violence]")
         return {}
@@ -222,7 +223,7 @@ def _read_tasks(raw: Any, segments: Segments | None, problems: Problems) -> dict
             if segments is not None and name not in segments:
                 columns = {"violence": "label", "va": "valence and arousal"}.get(name, "its label")
                 problems.add(where, f'format = "table", but the table of [videos] has no column {columns}')
-            tasks[name] = TaskSource(form, {}, (segments or {}).get(name, ()))
+            tasks[name] = TaskSource(form, {}, (segments or {}).get(name, ()), in_frames)
         elif not files:
             problems.add(where, 'expected a pattern of annotation files: train = "..." and, if there is one, val')
         else:
@@ -231,7 +232,7 @@ def _read_tasks(raw: Any, segments: Segments | None, problems: Problems) -> dict
                     problems.add(f"{where} {part}", f"expected a pattern below the root, found {given[part]!r}")
             tasks[name] = TaskSource(form, files)
     for name, found in (segments or {}).items():
-        tasks.setdefault(name, TaskSource(TABLE_FORMAT, {}, found))
+        tasks.setdefault(name, TaskSource(TABLE_FORMAT, {}, found, in_frames))
     return tasks
 
 

@@ -1,13 +1,14 @@
 """The CSV table of a manifest: one row per video, or one row per labelled segment of a video.
 
-Columns (aliases in ``ALIASES``; any other name can be mapped with ``columns`` in the manifest; further columns are
-ignored): ``path`` (required), ``id``, ``group``, ``split``, ``fold``, ``fps``, ``frames`` or ``duration`` (seconds: how
-long the video is, about), ``start`` and ``end`` (0-based frames, end exclusive), ``label`` (task violence: 0 or 1),
-``valence`` and ``arousal`` (task va: -1 to 1).
+Columns (shared/manifest/columns.py; any other name can be mapped with ``columns`` in the manifest; further columns are
+told and not used): ``path`` (required), ``id``, ``group``, ``split``, ``fold``, ``fps``, ``frames`` or ``duration``
+(seconds: how long the video is, about), ``start`` and ``end`` (0-based frames, end exclusive), ``label`` (task
+violence: 0 or 1), ``valence`` and ``arousal`` (task va: -1 to 1).
 """
 
 from __future__ import annotations
 
+import csv
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,24 +18,10 @@ from typing import Any
 import pandas as pd
 
 from shared.annotations import MAX_FRAMES
+from shared.columns import folded, same_name, whole_number
+from shared.manifest.columns import LABEL_WORDS, SPLIT_WORDS, find_columns
 from shared.names import plain_path, stays_below, unknown_name, video_id
 
-ALIASES: Mapping[str, tuple[str, ...]] = {
-    "path": ("path", "file", "filename", "video", "clip", "stream"),
-    "id": ("id", "video_id"),
-    "group": ("group",),
-    "split": ("split",),
-    "fold": ("fold",),
-    "fps": ("fps",),
-    "frames": ("frames", "num_frames"),
-    "duration": ("duration", "duration_s"),
-    "start": ("start", "start_frame"),
-    "end": ("end", "end_frame", "end_frame_exclusive"),
-    "label": ("label", "violent", "violence"),
-    "valence": ("valence",),
-    "arousal": ("arousal",),
-}
-LABEL_WORDS = {"0": 0.0, "1": 1.0, "violent": 1.0, "non-violent": 0.0, "nonviolent": 0.0, "true": 1.0, "false": 0.0}
 TASK_COLUMNS = {"violence": ("label",), "va": ("valence", "arousal")}
 
 
@@ -54,11 +41,23 @@ class Segment:
     where: str
 
 
-Segments = dict[str, tuple[Segment, ...]]  # task name -> its segments
+class Segments(dict[str, tuple[Segment, ...]]):
+    """Task name -> its segments.
+
+    Attributes:
+        in_frames: the header says that they are frames: start_frame, end_frame.
+    """
+
+    in_frames = False
 
 
 class Problems:
-    """Collects what is wrong, each with its place, so that a user mends everything in one go."""
+    """Collects what is wrong, each with its place, so that a user mends everything in one go.
+
+    Attributes:
+        lines: what is wrong.
+        notes: what is not wrong, but has to be told.
+    """
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -92,21 +91,26 @@ def read_table(
         problems.add("[videos] table", f"{name!r} leaves the root")
         return [], None
     frame = _read_csv(file, problems)
-    found = {} if frame is None else _find_columns(frame, columns, file.name, problems)
+    found = {} if frame is None else find_columns(frame, columns, file.name, problems)
     if frame is None or "path" not in found:
         return [], None
-    table = pd.DataFrame({key: frame[column].str.strip() for key, column in found.items()})
-    return _read_rows(table, file.name, id_rule, problems)
+    table = pd.DataFrame({key: frame.iloc[:, place].str.strip() for key, place in found.items()})
+    videos, segments = _read_rows(table, file.name, id_rule, problems)
+    segments.in_frames = any("frame" in folded(frame.columns[found[k]]) for k in ("start", "end") if k in found)
+    return videos, segments
 
 
 def _read_csv(file: Path, problems: Problems) -> pd.DataFrame | None:
+    """All cells as text; the columns are called as the header has it, also if a name is there twice."""
     try:
+        header, separator = _read_header(file)
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # a row with more cells than the header
             # Blank lines are kept, so that row numbers are line numbers; index_col=False, or a comma at the end of the
             # rows would shift every column.
             frame = pd.read_csv(
                 file,
+                sep=separator,
                 dtype=str,
                 keep_default_na=False,
                 encoding="utf-8-sig",
@@ -120,52 +124,35 @@ def _read_csv(file: Path, problems: Problems) -> pd.DataFrame | None:
         problems.add(file.name, f"not UTF-8 text ({error}); save it as UTF-8")
     except pd.errors.ParserWarning:
         problems.add(file.name, "not a CSV table: rows have more cells than the header (a comma at their end?)")
-    except (ValueError, OSError) as error:  # pandas' parser errors are ValueErrors
+    except (ValueError, OSError, csv.Error) as error:  # pandas' parser errors are ValueErrors
         problems.add(file.name, f"not a CSV table: {error}")
     else:
+        if separator != ",":
+            problems.note(f"{file.name}: its columns are separated by {separator!r}, not by commas, and read like that")
+        if len(header) == frame.shape[1]:
+            frame.columns = pd.Index(header)
         return frame.fillna("")  # cells that a short row lacks
     return None
 
 
-def _find_columns(frame: pd.DataFrame, columns: Any, file: str, problems: Problems) -> dict[str, str]:
-    """Our name -> the table's name of each column. Without "path" if any column cannot be told."""
-    num_problems, where = len(problems.lines), f"{file}:1"
-    if not isinstance(columns, Mapping):
-        problems.add("[videos] columns", f'expected a table such as {{path = "clip"}}, found {columns!r}')
-        columns = {}
-    problems.unknown_keys("[videos] columns", columns, set(ALIASES))
-    lower: dict[str, str] = {}
-    for column in map(str, frame.columns):
-        lower.setdefault(column.strip().lower(), column)
-    found = {}
-    for key, names in ALIASES.items():
-        if key in columns:
-            if columns[key] not in list(frame.columns):
-                problems.add(where, f"no column {columns[key]!r} (given for {key}); found {', '.join(frame.columns)}")
-            else:
-                found[key] = columns[key]
-            continue
-        matches = [lower[n] for n in names if n in lower]
-        if len(matches) > 1 and key not in lower:
-            problems.add(
-                where,
-                f"{' and '.join(matches)} could each be the {key}; say which in a manifest: columns = "
-                f'{{{key} = "{matches[-1]}"}}, or name the column {key}',
-            )
-        elif matches:
-            found[key] = matches[0]
-    if len(problems.lines) > num_problems:
-        found.pop("path", None)
-    elif "path" not in found:
-        names_text, columns_text = ", ".join(ALIASES["path"]), ", ".join(frame.columns)
-        problems.add(where, f"no column for the path (one of {names_text}); found {columns_text}")
-    return found
+def _read_header(file: Path) -> tuple[list[str], str]:
+    """Names of the columns as they stand, and what separates them: a comma, if the header has one."""
+    with file.open(encoding="utf-8-sig", newline="") as opened:
+        for separator in ",;\t|":
+            opened.seek(0)
+            header = next(csv.reader(opened, delimiter=separator, skipinitialspace=True), [])
+            if "\x00" in "".join(header):
+                raise ValueError("a NUL in its first line, as in UTF-16; save it as UTF-8")
+            if len(header) > 1:
+                return header, separator
+    return header, ","
 
 
 def _read_rows(
     table: pd.DataFrame, file: str, id_rule: str, problems: Problems
 ) -> tuple[list[dict[str, Any]], Segments]:
     videos: dict[str, dict[str, Any]] = {}
+    groups: dict[str, str] = {}
     tasks = {t: c for t, c in TASK_COLUMNS.items() if set(c) <= set(table.columns)}
     segments: dict[str, list[Segment]] = {t: [] for t in tasks}
     has_segments = "start" in table.columns or "end" in table.columns
@@ -180,6 +167,8 @@ def _read_rows(
         path = plain_path(row["path"].replace("\\", "/"))
         name = row.get("id") or video_id(path, id_rule)
         entry = {"path": path, "id": name, "where": where, **_video_fields(row, where, problems)}
+        if group := row.get("group"):
+            entry["group"] = groups.setdefault(same_name(group), group)
         old = videos.setdefault(path, entry)
         if old is not entry:
             if not has_segments:
@@ -190,23 +179,19 @@ def _read_rows(
         for task, names in tasks.items():
             values = tuple(_number(row[n], n, where, problems) for n in names)
             segments[task].append(Segment(name, *span, values, where))
-    return list(videos.values()), {t: tuple(s) for t, s in segments.items()}
+    return list(videos.values()), Segments({t: tuple(s) for t, s in segments.items()})
 
 
 def _video_fields(row: Mapping[str, str], where: str, problems: Problems) -> dict[str, Any]:
     fields: dict[str, Any] = {}
-    if row.get("group"):
-        fields["group"] = row["group"]
     if row.get("split"):
-        split = {"training": "train", "validation": "val", "valid": "val"}.get(
-            row["split"].lower(), row["split"].lower()
-        )
-        if split not in ("train", "val", "test"):
+        fields["split"] = SPLIT_WORDS.get(row["split"].lower())
+        if fields["split"] is None:
             problems.add(f"{where} column split", f"expected train, val or test, found {row['split']!r}")
-        fields["split"] = split
     if row.get("fold"):
-        if row["fold"].isdecimal() and len(row["fold"]) <= 4:
-            fields["fold"] = int(row["fold"])
+        fold = whole_number(row["fold"])
+        if fold is not None and fold < 10_000:
+            fields["fold"] = fold
         else:
             problems.add(f"{where} column fold", f"expected a whole number below 10000, found {row['fold'][:40]!r}")
     if row.get("fps"):
@@ -239,9 +224,9 @@ def _span(row: Mapping[str, str], where: str, problems: Problems) -> tuple[int, 
         text = row.get(key, "")
         if not text:
             continue
-        # The length first: Python refuses to read thousands of digits.
-        if text.isdecimal() and len(text) <= len(str(MAX_FRAMES)) and int(text) <= MAX_FRAMES:
-            limits[key] = int(text)
+        number = whole_number(text)
+        if number is not None and number <= MAX_FRAMES:
+            limits[key] = number
         else:
             what = f"expected a 0-based frame number up to {MAX_FRAMES}, found {text[:40]!r}"
             problems.add(f"{where} column {key}", what)
@@ -255,10 +240,15 @@ def _number(text: str, column: str, where: str, problems: Problems) -> float:
     if not text:
         return float("nan")
     if column == "label":
-        text = text.removesuffix(".0")  # what pandas makes of whole numbers beside empty cells
-        if text.lower() not in LABEL_WORDS:
+        known = LABEL_WORDS.get(text.lower())
+        if known is None and (number := whole_number(text)) in (
+            0,
+            1,
+        ):  # 1.0 is what programs make of 1 beside empty cells
+            known = float(number == 1)
+        if known is None:
             problems.add(f"{where} column label", f"expected 0 or 1 (or violent / non-violent), found {text[:40]!r}")
-        return LABEL_WORDS.get(text.lower(), float("nan"))
+        return float("nan") if known is None else known
     try:
         value = float(text)
     except ValueError:

@@ -57,11 +57,13 @@ class TaskSource:
         format: name of a label reader of the train stage, or "table".
         files: split name ("train", "val") -> glob patterns below the root; empty for "table".
         segments: labelled segments, for "table".
+        in_frames: the table's header says itself that start and end are frames.
     """
 
     format: str
     files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     segments: tuple[Segment, ...] = ()
+    in_frames: bool = False
 
 
 @dataclass(frozen=True)

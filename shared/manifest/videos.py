@@ -5,10 +5,11 @@ from __future__ import annotations
 import fnmatch
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from shared.columns import same_name, whole_number
 from shared.manifest.files import match_remote, match_videos
 from shared.manifest.passed import FOLLOW, NO_ID, Passed
 from shared.manifest.table import Problems, Segments, read_table
@@ -54,7 +55,7 @@ def read_videos(
     group_rule = _compile(raw.get("group"), "", Problems())
     split = raw.get("split") if isinstance(raw.get("split"), Mapping) else {}
     split = {part: pattern for part, pattern in split.items() if isinstance(pattern, str) and pattern}
-    segments: Segments | None = {}
+    segments: Segments | None = Segments()
     below, passed = Root(None if remote else root, follow_links), Passed()
     if "table" in raw:
         rows, segments = read_table(str(raw["table"]), raw.get("columns", {}), root, source, id_rule, problems)
@@ -86,6 +87,7 @@ def _videos_from_rows(
     seen: dict[str, str] = {}
     by_name, base = Root(None), str(root)
     lost: list[tuple[str, str]] = []
+    groups: dict[str, str] = {}  # what is the same in all spellings of a group -> the first of them
 
     def refuse(row: dict[str, Any], what: str, advice: str = "", stops: bool = False) -> None:
         """A row of a table is a mistake; one odd name in a folder of thousands does not stop the others."""
@@ -117,6 +119,8 @@ def _videos_from_rows(
             continue
         seen[key] = path
         group = row.get("group") or _group_of(name, group_rule)
+        if group != name:
+            group = groups.setdefault(same_name(group), group)
         parts = [s for s, pattern in split.items() if fnmatch.fnmatchcase(path, pattern)]  # * crosses folders
         if len(parts) > 1:
             problems.add(where, f"the split patterns of {' and '.join(parts)} both match {path!r}")
@@ -131,7 +135,21 @@ def _videos_from_rows(
         return []
     for where, path in lost:
         problems.add(where, f"no file or folder {path!r} below {root}")
+    _tell_alike(groups.values(), problems)
     return sorted(videos, key=lambda v: v.id)
+
+
+def _tell_alike(groups: Iterable[str], problems: Problems) -> None:
+    """A note on groups that are two, but may be meant as one: Park and park, 1 and 1.0."""
+    alike: dict[str, list[str]] = {}
+    for group in groups:
+        number = whole_number(group)
+        alike.setdefault(group.casefold() if number is None else str(number), []).append(group)
+    if several := [" and ".join(map(repr, found)) for found in alike.values() if len(found) > 1]:
+        shown = "; ".join(several[:5]) + (" ..." if len(several) > 5 else "")
+        problems.note(
+            f"groups that differ in spelling only are different groups: {shown}; write them alike if they are one"
+        )
 
 
 def _compile(pattern: Any, where: str, problems: Problems) -> re.Pattern[str] | None:

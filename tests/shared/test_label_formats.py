@@ -50,6 +50,9 @@ def test_dvd_frame_one_is_index_zero_and_gaps_are_masked(write) -> None:
         "FRAME_NUMBER, label\r\n1,0\r\n3,1\r\n\r\n",  # case, space, Windows line ends, blank lines at the end
         "\ufeffframe,violent\n1,0\n2,-1\n3,1\n",  # byte-order mark, other names, -1 = masked
         "Label,Frame_Number\n0,1\n1,3\n",  # columns by name
+        "Label,Frame\n0,1\n1,3\n",
+        "Frame,Person,Label\n1,1,0\n2,1,-1\n3,0,1\n",  # a column between that could pass for labels
+        "Person,frame number,LABELS\n5,1.0,0\n6,3.0,1.0\n",
         "who,Frame_Number,Label\na,1,0\nb,3,1\n",  # a column of text that nobody asked for
         "Frame_Number,Label\n1,0\n1,0\n3,1.0\n",  # said twice, the same
     ],
@@ -75,7 +78,12 @@ def test_dvd_spellings_of_one_annotation(write, text: str) -> None:
         ("Frame_Number,Label\n1,0\n2,0,1\n", 3, "2,0,1"),
         ("Frame_Number,Label\n1,nan\n", 2, "nan"),
         ("1,0\n2,0\n", 1, "1,0"),
-        ("Label,Frame\n0,1\n", 1, "Label,Frame"),
+        ("Frame,Person\n1,0\n", 1, "Frame,Person"),
+        ("Person,Label\n1,0\n", 1, "Person,Label"),
+        ("Frame,Label,label\n1,0,1\n", 1, "label and label could each be the label (columns 2 and 3)"),
+        ("Frame,Label,Label.1\n1,0,1\n", 1, "label and label.1 could each be the label (columns 2 and 3)"),
+        ("Frame,Frame,Label\n1,2,1\n", 1, "frame and frame could each be the frame_number (columns 1 and 2)"),
+        ("frame_index,Label\n1,0\n", 1, "'frame_index' may count from 0 or from 1; call it Frame_Number"),
         ("Frame_Number\n1\n", 1, "Frame_Number"),
         ("Frame_Number,Label\n", None, "only a header"),
         ("\n", None, "an empty file"),

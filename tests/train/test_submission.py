@@ -243,6 +243,24 @@ def test_dvd_templates_are_copied_with_the_label_filled_in(tmp_path: Path, colum
         write_dvd(TASKS["violence"], templates, results, "", output)
 
 
+def test_columns_of_dvd_templates_are_taken_by_name(tmp_path: Path) -> None:
+    results = results_of("violence", {"0008": 3})
+    label = [str(int(v)) for v in results["0008"].scores[:, 0]]
+    for n, (header, asked) in enumerate(
+        [("Person,Frame,Label", None), ("7,Frame_Number,verdict", "verdict"), ("Person,FRAME,Predicted_Label", None)]
+    ):
+        dvd_template(tmp_path / f"t{n}", "0008", header, ["9,3,", "9,1,"])
+        write_dvd(TASKS["violence"], read_dvd_templates(tmp_path / f"t{n}", asked), results, "", tmp_path / f"out{n}")
+        assert (tmp_path / f"out{n}" / "0008.csv").read_text().splitlines()[1:] == [
+            f"9,3,{label[2]}",
+            f"9,1,{label[0]}",
+        ]
+    for header in ("Person,Number,Label", "Frame,Person,Verdict", "Frame,Label,label", "Number,Label"):
+        dvd_template(tmp_path / "bad", "0008", header, [])
+        with pytest.raises(SubmissionError, match=f"found '{header}'"):
+            read_dvd_templates(tmp_path / "bad", None)
+
+
 def test_without_a_template_all_frames_are_written_under_the_column_that_was_asked_for(tmp_path: Path) -> None:
     results = results_of("violence", {"0008": 3})
     templates = [blank_dvd_template("0008", "Predicted_Label")]

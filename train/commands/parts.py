@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,6 +28,7 @@ from train.losses import loss_for
 from train.mending import mend_run
 from train.postprocess import PostProcess
 from train.runs import Run, latest_run, open_run
+from train.spans import duration_s
 from train.tasks import Task, task_named
 from train.tracks import LabelReport, read_tracks
 
@@ -117,7 +118,7 @@ def open_tracks(
 ) -> tuple[list[Track], LabelReport]:
     """The tracks of all videos that have some streams, and what became of the annotations."""
     num_frames, lacking = cached_videos(store, streams)
-    tracks, labels = read_tracks(manifest, task, num_frames)
+    tracks, labels = read_tracks(manifest, task, num_frames, partial(duration_s, store))
     return tracks, replace(labels, without_streams=lacking)
 
 

@@ -13,6 +13,7 @@ import typer
 from shared.cache import CacheError, FeatureCache
 from shared.datasets import cache_of
 from train.audit import audit_folds
+from train.cautions import label_words
 from train.changes import changed_features, changed_labels, changes_since
 from train.commands.parts import (
     err,
@@ -179,7 +180,8 @@ def evaluate(
     tracks, labels = open_tracks(manifest, opened.task, store, streams_of(opened))
     results, notes = score_tracks(opened, store, tracks, place)
     own = manifest.name == opened.config["dataset"]
-    tell(labels.lines(), notes + changed_features(opened, store) + (changed_labels(opened, tracks) if own else []))
+    notes += changed_features(opened, store) + (changed_labels(opened, tracks) if own else [])
+    tell(labels.lines(), notes)
     left_out = sum(one.frames for one in labels.left_out)  # everything is tested here, whatever the folds
     raw = evaluate_frames(opened.task, results, left_out=left_out)
     settings = run_settings(opened)
@@ -187,6 +189,7 @@ def evaluate(
         evaluate_frames(opened.task, apply_all(opened.task, settings, results), left_out=left_out) if settings else None
     )
     print_evaluation(out, opened, manifest.name, raw, after, settings.to_dict() if settings else None)
+    tell([], label_words(opened.task, tracks))
     return 0
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from shared.cache import FeatureCache
 from train.ablate import FULL, as_markdown, as_table, choose_rows, row_config, row_result, streams_of_rows
 from train.audit import audit_folds
+from train.cautions import cautions, find_copies
 from train.commands.parts import err, explained, go_on, open_data, open_tracks, out, resumable, tell, training_config
 from train.config import RANDOM_WINDOWS, TrainConfig
 from train.crossval import CrossValidation, assign_folds, cross_validate, split_windows
@@ -20,6 +22,7 @@ from train.resident import place as place_features
 from train.runs import Run, create_run, resume_run, row_run, run_facts
 from train.show.study import print_ablation, print_audit
 from train.show.training import SCORE_NAMES, CvDisplay
+from train.spans import duration_s
 from train.tasks import Task, task_named
 from train.tracks import read_tracks
 
@@ -41,13 +44,16 @@ def audit(
     if dataset is None and cache is None:
         raise ValueError("say what to audit: python -m train audit DATASET --task TASK, or --cache CACHE")
     store, manifest = open_data(dataset or FeatureCache.open(str(cache)).dataset, cache, root, follow_links)
-    num_frames = {v: one.num_frames for v, one in store.facts().check().videos.items() if one.streams}
-    tracks, labels = read_tracks(manifest, task, num_frames)
+    facts = store.facts().check().videos
+    num_frames = {v: one.num_frames for v, one in facts.items() if one.streams}
+    tracks, labels = read_tracks(manifest, task, num_frames, partial(duration_s, store))
     plans = {t.video_id: store.window.plan(num_frames[t.video_id]) for t in tracks}
     windows = build_windows(tracks, Features({}, {}, plans, {}), rule, config.min_valid)
-    splits = split_windows(config, tracks, windows, assign_folds(config, tracks))
+    folds = assign_folds(config, tracks)
+    splits = split_windows(config, tracks, windows, folds)
     tell(labels.lines(), [manifest.note] if manifest.note else [])
-    found = audit_folds(task, tracks, windows, splits)
+    warnings, copies = cautions(task, tracks, folds, facts), find_copies(tracks, facts)
+    found = {**audit_folds(task, tracks, windows, splits), "notes": warnings, "copies": copies}
     print_audit(out, task, config.folds, found)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from train.oracle import oracle_frames
 from train.postprocess import apply_all, identity
 from train.runs import is_miniature
 from train.show.training import print_oracle, settings_words
+from train.spans import duration_s
 from train.submission.check import check_dvd, check_flat
 from train.submission.dvd import DvdTemplate, blank_dvd_template, read_dvd_templates, write_dvd
 from train.submission.files import (
@@ -150,8 +152,8 @@ def oracle(
         err.print(f"note: {error}; label rows are taken for frames")
     manifest = load(dataset, root, store, follow_links)
     num_frames = None if store is None else cached_videos(store, [])[0]
-    tracks, labels = read_tracks(manifest, wanted, num_frames)
-    tell(labels.lines(), [manifest.note] if manifest.note else [])
+    tracks, labels = read_tracks(manifest, wanted, num_frames, partial(duration_s, store) if store else None)
+    tell(labels.lines(), [*manifest.notes, *([manifest.note] if manifest.note else [])])
     parts = sorted({str(t.split) for t in tracks})
     # Two people of one video in train and val: its labels count on both sides, and no ceiling means anything.
     check_groups([parts.index(str(t.split)) for t in tracks], [t.group for t in tracks], parts)

@@ -37,6 +37,10 @@ def print_audit(console: Console, task: Task, kind: str, audit: Mapping[str, Any
         table.add_row(words, f"{found['value']:.4f}", f"{low:.3f} to {high:.3f}")
     print_table(console, table)
     console.print(("WARNING: " if audit["same_video"] else "") + leak_words(audit))
+    for note in audit.get("notes", ()):
+        console.print(f"WARNING: {note}")
+    for ids in audit.get("copies", ()):
+        console.print(f"  the same bytes: {' = '.join(ids)}")
 
 
 def print_ablation(console: Console, task: Task, rows: Sequence[Mapping[str, Any]]) -> None:

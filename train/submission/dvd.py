@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from shared.annotations import MAX_FRAMES, is_stray
+from shared.columns import choice_words, columns_called, places_words
+from shared.label_formats import FRAME_NAMES
 from shared.names import name_problem
 from train.evaluate import TrackScores
 from train.submission.files import SubmissionError, nearest_valid, read_lines, row_values, write_text
@@ -55,10 +57,11 @@ def read_dvd_templates(folder: Path, label_column: str | None) -> list[DvdTempla
 
     Args:
         folder: with one `<id>.csv` per video.
-        label_column: name of the column to fill; None: the one called Label or Predicted_Label, else the second.
+        label_column: name of the column to fill; None: the one called Label or Predicted_Label, else the one beside the
+            frame number, if there are two.
 
     Raises:
-        SubmissionError: no CSV, no such column, or a frame number that is none.
+        SubmissionError: no CSV, columns that cannot be told, or a frame number that is none.
     """
     files = list(csv_files(folder))
     if not files:
@@ -76,12 +79,7 @@ def csv_files(folder: Path) -> Iterator[Path]:
 def _read_dvd_template(file: Path, label_column: str | None) -> DvdTemplate:
     lines = read_lines(file, "utf-8-sig")
     header = tuple(name.strip() for name in lines[0].split(","))
-    lower = [name.lower() for name in header]
-    wanted = [label_column.lower()] if label_column else [LABEL_COLUMN.lower(), "predicted_label"]
-    found = [lower.index(name) for name in wanted if name in lower]
-    if len(header) < 2 or (label_column and not found):
-        raise SubmissionError(file, 1, f"a header with the column {label_column or LABEL_COLUMN!r}", repr(lines[0]))
-    frame_at = lower.index(FRAME_COLUMN.lower()) if FRAME_COLUMN.lower() in lower else 0
+    frame_at, label_at = _template_columns(file, header, label_column)
     rows = []
     for number, line in enumerate(lines[1:], start=2):
         fields = [field.strip() for field in line.split(",")]
@@ -91,7 +89,20 @@ def _read_dvd_template(file: Path, label_column: str | None) -> DvdTemplate:
         if len(fields) != len(header) or not counts or not 1 <= int(frame) <= MAX_FRAMES:
             raise SubmissionError(file, number, f"{len(header)} fields and a frame number from 1", repr(line[:80]))
         rows.append(fields)
-    return DvdTemplate(file.name, header, rows, frame_at, found[0] if found else 1)
+    return DvdTemplate(file.name, header, rows, frame_at, label_at)
+
+
+def _template_columns(file: Path, header: tuple[str, ...], label_column: str | None) -> tuple[int, int]:
+    """Positions of frame number and label by name; beside the frame number, an only other column is the label."""
+    frames = columns_called(header, FRAME_NAMES)
+    labels = columns_called(header, (label_column,) if label_column else (LABEL_COLUMN, "Predicted_Label"))
+    if len(header) == 2 and len(frames) == 1 and not labels and not label_column:
+        labels = [1 - frames[0]]
+    if len(frames) == len(labels) == 1:
+        return frames[0], labels[0]
+    unclear = [f"; {choice_words(header, f, 'one')} ({places_words(f)})" for f in (frames, labels) if len(f) > 1]
+    wanted = f"a header with the columns {FRAME_COLUMN!r} and {label_column or LABEL_COLUMN!r} (--label-column NAME)"
+    raise SubmissionError(file, 1, wanted, repr(",".join(header)) + "".join(unclear))
 
 
 def write_dvd(

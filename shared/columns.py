@@ -1,0 +1,83 @@
+"""Columns of text tables by their names, and numbers and names in them as programs and people write them.
+
+Nothing is taken by its place where names are there. Two names are alike if letter case, the form of accents, spaces,
+"_", "-" and "." do not count.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+
+_SEPARATORS = re.compile(r"[\s_.\-]+")
+_RENAMED = re.compile(r"(.+)\.[0-9]+")  # what pandas makes of a name that is there twice: label, label.1
+_WHOLE = re.compile(r"\d+(?:\.\d*)?(?:e[+-]?\d{1,2})?", re.IGNORECASE)
+
+
+def plain(name: str) -> str:
+    """A name without letter case and spaces around it."""
+    return unicodedata.normalize("NFC", name).strip().lower()
+
+
+def folded(name: str) -> str:
+    """A name without letter case, spaces and separators: "Start Frame" and "start_frame" are "startframe"."""
+    return _SEPARATORS.sub("", plain(name))
+
+
+def columns_called(header: Sequence[str], names: Sequence[str]) -> list[int]:
+    """Positions (from 0) of the columns that could be meant by one of some names.
+
+    Args:
+        header: names of all columns, as they stand.
+        names: lower case; the first is the name proper and goes before the others, as ``plain`` equality goes before
+            ``folded``.
+
+    Returns:
+        None or one, or all between which somebody has to choose: two by the name proper, or none by it and several by
+        the others, and what pandas renames because a name is there twice.
+    """
+    hits: list[int] = []
+    likeness: tuple[Callable[[str], str], ...] = (plain, folded)
+    for alike in likeness:
+        hits = [i for name in names for i, column in enumerate(header) if alike(column) == alike(name)]
+        if hits:
+            hits = [i for i in hits if alike(header[i]) == alike(names[0])] or list(dict.fromkeys(hits))
+            break
+    taken = {plain(header[i]) for i in hits}
+    again = [i for i, column in enumerate(header) if (m := _RENAMED.fullmatch(plain(column))) and m[1] in taken]
+    return hits + again
+
+
+def choice_words(header: Sequence[str], found: Sequence[int], key: str) -> str:
+    """What to say where ``columns_called`` found several."""
+    names = " and ".join(header[i].strip() for i in found)
+    return f"{names} could each be the {key}"
+
+
+def places_words(found: Sequence[int]) -> str:
+    """Where columns stand, in words, counted from 1."""
+    return f"columns {' and '.join(str(i + 1) for i in found)}"
+
+
+def whole_number(text: str) -> int | None:
+    """A whole number of 0 or more, also as programs write it beside empty cells ("50.0", "5.0e+01"); else None.
+
+    No sign, no thousands separator; a number with a fraction is none.
+    """
+    if len(text) > 40:  # Python refuses to read thousands of digits
+        return None
+    if text.isdecimal():
+        return int(text)
+    if not _WHOLE.fullmatch(text):
+        return None
+    value = float(text)
+    return int(value) if value.is_integer() else None
+
+
+def same_name(text: str) -> str:
+    """What two spellings that look the same have in common: the form of accents, spaces and what is invisible aside."""
+    if text.isascii() and "  " not in text and text.isprintable():
+        return text.strip()
+    shown = "".join(c for c in unicodedata.normalize("NFC", text) if unicodedata.category(c) != "Cf")
+    return " ".join(shown.split())
