@@ -12,6 +12,8 @@ OUT     ?=
 ARGS    ?=
 
 PY    := $(VENV)/bin/python
+# A process of tests per core, each with one thread; the tests of a file stay together (tests/conftest.py).
+TESTS := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder
 READY := $(VENV)/.ready
 
 # Names and paths reach the recipes as the environment, word for word: $(value ...) keeps make from expanding a "$(...)"
@@ -28,7 +30,7 @@ override PRESET  := $(if $(findstring command,$(origin PRESET))$(findstring envi
 export DATASET TASK ROOT CACHE VIDEO RUN OUT PRESET
 where := $${ROOT:+--root "$$ROOT"} $${CACHE:+--cache "$$CACHE"}
 
-.PHONY: help setup demo miniature plan extract train predict report status export test soak check bench clean
+.PHONY: help setup demo miniature plan extract train predict report status export test quick soak check bench clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -76,18 +78,21 @@ status: $(READY) ## what is extracted of DATASET, what failed and why
 	$(PY) -m extract status $(where) $(ARGS) -- "$$DATASET"
 
 test: $(READY) ## run the test suite
-	OMP_NUM_THREADS=1 $(PY) -m pytest $(ARGS)
+	$(TESTS) $(ARGS)
+
+quick: $(READY) ## run the tests of what takes little time, a minute on 2 cores
+	$(TESTS) -m 'not soak and not slow' $(ARGS)
 
 export: $(READY) ## copy the features of DATASET to OUT=features.h5 (ARGS='--format parquet' for a folder of tables)
 	@test -n "$$OUT" || { echo "usage: make export OUT=features.h5 [DATASET=demo]"; exit 2; }
 	$(PY) -m extract export --output "$$OUT" $(where) $(ARGS) -- "$$DATASET"
 
 soak: $(READY) ## run the long tests: kills, fuzzing (SOAK_SEED=n repeats a run, SOAK_CASES=n shortens it)
-	OMP_NUM_THREADS=1 $(PY) -m pytest tests -m soak $(ARGS)
+	$(TESTS) -m soak $(ARGS)
 
 check: $(READY) ## lint, types and tests
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
-	OMP_NUM_THREADS=1 $(PY) -m pytest
+	$(TESTS)
 
 bench: $(READY) ## run the benchmarks; each prints one table
 	@for script in benchmarks/*.py; do echo "== $$script"; $(PY) $$script || exit 1; done

@@ -129,7 +129,7 @@ def test_features_differ_by_more_than_the_tolerance() -> None:
     assert distances[~np.eye(len(samples), dtype=bool)].min() > 10 * TOLERANCE
 
 
-@pytest.mark.parametrize("name", ["base", "large"])
+@pytest.mark.parametrize("name", ["base", pytest.param("large", marks=pytest.mark.soak)])
 def test_true_sizes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """288 px, true widths and tables, one layer per stage: large stretches a table of 8 frames over 16."""
     arch = replace(ARCHITECTURES[name], spatial_layers=1, temporal_layers=1)
