@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from shared.columns import same_name, whole_number
+from shared.columns import first_spelling, whole_number
 from shared.manifest.files import match_remote, match_videos
 from shared.manifest.table import Problems, Segments, read_table
 from shared.manifest.types import Video
@@ -78,7 +78,7 @@ def _videos_from_rows(
     seen: dict[str, str] = {}
     below, base = Root(root), str(root)
     lost: list[tuple[str, str]] = []
-    groups: dict[str, str] = {}  # what is the same in all spellings of a group -> the first of them
+    groups: dict[str, str] = {}  # spelling -> the first that looks like it
     for row in rows:
         path, name, where = row["path"], row["id"], row["where"]
         if not below.holds(path):
@@ -103,7 +103,7 @@ def _videos_from_rows(
         seen[key] = path
         group = row.get("group") or _group_of(name, group_rule)
         if group != name:
-            group = groups.setdefault(same_name(group), group)
+            group = first_spelling(groups, group)
         parts = [s for s, pattern in split.items() if fnmatch.fnmatchcase(path, pattern)]  # * crosses folders
         if len(parts) > 1:
             problems.add(where, f"the split patterns of {' and '.join(parts)} both match {path!r}")
@@ -118,7 +118,7 @@ def _videos_from_rows(
         return []
     for where, path in lost:
         problems.add(where, f"no file or folder {path!r} below {root}")
-    _tell_alike(groups.values(), problems)
+    _tell_alike(dict.fromkeys(groups.values()), problems)
     return sorted(videos, key=lambda v: v.id)
 
 
