@@ -75,9 +75,15 @@ def whole_number(text: str) -> int | None:
     return int(value) if value.is_integer() else None
 
 
-def same_name(text: str) -> str:
-    """What two spellings that look the same have in common: the form of accents, spaces and what is invisible aside."""
-    if text.isascii() and "  " not in text and text.isprintable():
-        return text.strip()
-    shown = "".join(c for c in unicodedata.normalize("NFC", text) if unicodedata.category(c) != "Cf")
-    return " ".join(shown.split())
+def first_spelling(seen: dict[str, str], text: str) -> str:
+    """The first spelling of a name among those that look the same: accents in two forms, spaces, invisible signs.
+
+    Args:
+        seen: spelling -> the first that looks like it; grows.
+        text: the name.
+    """
+    found = seen.get(text)
+    if found is None:
+        shown = "".join(c for c in unicodedata.normalize("NFC", text) if unicodedata.category(c) != "Cf")
+        found = seen[text] = seen.setdefault(" ".join(shown.split()), text)
+    return found

@@ -26,10 +26,10 @@ def cautions(
         facts: of the cached videos.
     """
     used = [track for track, fold in zip(tracks, folds, strict=True) if fold != UNUSED]
-    tested = [track for track, fold in zip(tracks, folds, strict=True) if fold not in (UNUSED, ALWAYS_TRAIN)]
+    folds, ranges = np.asarray(folds), label_ranges(task, tracks)
     return [
-        *label_words(task, tested),
-        *fold_words(task, tracks, folds),
+        *label_words(task, ranges[(folds != UNUSED) & (folds != ALWAYS_TRAIN)]),
+        *fold_words(task, ranges, folds),
         *copy_words(used, find_copies(used, facts)),
     ]
 
@@ -75,9 +75,9 @@ def _equal(one: np.ndarray, other: np.ndarray) -> bool:
 # ------------------------------------------------------------------ labels
 
 
-def label_words(task: Task, tracks: Sequence[Track]) -> list[str]:
-    """Sentences on classes or values among which the labels of tested tracks leave no choice."""
-    names, still, never = _unvaried(task, _ranges(task, tracks))
+def label_words(task: Task, ranges: np.ndarray) -> list[str]:
+    """Sentences on classes or values among which the labels of tested tracks leave no choice; from ``label_ranges``."""
+    names, still, never = _unvaried(task, ranges)
     if not still.any():
         return []
     if task.class_names:
@@ -89,9 +89,8 @@ def label_words(task: Task, tracks: Sequence[Track]) -> list[str]:
     return [f"the same in every tested label: {_listed(names, still)}; {much}"]
 
 
-def fold_words(task: Task, tracks: Sequence[Track], folds: Sequence[int] | np.ndarray) -> list[str]:
+def fold_words(task: Task, ranges: np.ndarray, folds: np.ndarray) -> list[str]:
     """The same of single folds, as far as the others do not lack it: what is tested, and what is learned from."""
-    folds, ranges = np.asarray(folds), _ranges(task, tracks)
     used, tested = folds != UNUSED, (folds != UNUSED) & (folds != ALWAYS_TRAIN)
     homes = sorted({int(fold) for fold in folds if fold >= 0})
     names, everywhere, _ = _unvaried(task, ranges[tested])
@@ -110,7 +109,7 @@ def fold_words(task: Task, tracks: Sequence[Track], folds: Sequence[int] | np.nd
     return told
 
 
-def _ranges(task: Task, tracks: Sequence[Track]) -> np.ndarray:
+def label_ranges(task: Task, tracks: Sequence[Track]) -> np.ndarray:
     """(tracks, V, 2): smallest and largest value of each output, or of "is it this class" of each class."""
     num = len(task.class_names or task.label_names)
     found = np.empty((len(tracks), num, 2))

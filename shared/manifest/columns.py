@@ -146,11 +146,12 @@ def _is_nearly(key: str, name: str, cells: pd.Series) -> bool:
     names = "|".join(map(folded, (*ALIASES[key], *_LIKELY[key])))
     if not re.fullmatch(f"{_BEFORE}(?:{names}){_BEHIND}", folded(name)):
         return False
-    return all(_FITS[key](text) for text in cells.str.strip().unique() if text)
+    values = [text for text in cells.str.strip().unique() if text]
+    return bool(values) and all(_FITS[key](text) for text in values)
 
 
 def _one_slip(name: str, wanted: str) -> bool:
-    """One letter too many, two in wrong order or, in words of four letters and more, one wrong or missing."""
+    """One letter too many, two in wrong order or, in words of five letters and more, one wrong or missing."""
     if len(name) == len(wanted):
         wrong = [i for i in range(len(name)) if name[i] != wanted[i]]
         swapped = len(wrong) == 2 and wrong[1] == wrong[0] + 1 and sorted(name) == sorted(wanted)

@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 
 from shared.annotations import MAX_FRAMES
-from shared.columns import folded, same_name, whole_number
+from shared.columns import first_spelling, folded, whole_number
 from shared.manifest.columns import LABEL_WORDS, SPLIT_WORDS, find_columns
 from shared.names import plain_path, stays_below, unknown_name, video_id
 
@@ -168,7 +168,7 @@ def _read_rows(
         name = row.get("id") or video_id(path, id_rule)
         entry = {"path": path, "id": name, "where": where, **_video_fields(row, where, problems)}
         if group := row.get("group"):
-            entry["group"] = groups.setdefault(same_name(group), group)
+            entry["group"] = first_spelling(groups, group)
         old = videos.setdefault(path, entry)
         if old is not entry:
             if not has_segments:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from shared.columns import same_name, whole_number
+from shared.columns import first_spelling, whole_number
 from shared.manifest.files import match_remote, match_videos
 from shared.manifest.passed import FOLLOW, NO_ID, Passed
 from shared.manifest.table import Problems, Segments, read_table
@@ -87,7 +87,7 @@ def _videos_from_rows(
     seen: dict[str, str] = {}
     by_name, base = Root(None), str(root)
     lost: list[tuple[str, str]] = []
-    groups: dict[str, str] = {}  # what is the same in all spellings of a group -> the first of them
+    groups: dict[str, str] = {}  # spelling -> the first that looks like it
 
     def refuse(row: dict[str, Any], what: str, advice: str = "", stops: bool = False) -> None:
         """A row of a table is a mistake; one odd name in a folder of thousands does not stop the others."""
@@ -120,7 +120,7 @@ def _videos_from_rows(
         seen[key] = path
         group = row.get("group") or _group_of(name, group_rule)
         if group != name:
-            group = groups.setdefault(same_name(group), group)
+            group = first_spelling(groups, group)
         parts = [s for s, pattern in split.items() if fnmatch.fnmatchcase(path, pattern)]  # * crosses folders
         if len(parts) > 1:
             problems.add(where, f"the split patterns of {' and '.join(parts)} both match {path!r}")
@@ -135,7 +135,7 @@ def _videos_from_rows(
         return []
     for where, path in lost:
         problems.add(where, f"no file or folder {path!r} below {root}")
-    _tell_alike(groups.values(), problems)
+    _tell_alike(dict.fromkeys(groups.values()), problems)
     return sorted(videos, key=lambda v: v.id)
 
 

@@ -13,7 +13,7 @@ import typer
 from shared.cache import CacheError, FeatureCache
 from shared.datasets import cache_of
 from train.audit import audit_folds
-from train.cautions import label_words
+from train.cautions import label_ranges, label_words
 from train.changes import changed_features, changed_labels, changes_since
 from train.commands.parts import (
     err,
@@ -189,7 +189,7 @@ def evaluate(
         evaluate_frames(opened.task, apply_all(opened.task, settings, results), left_out=left_out) if settings else None
     )
     print_evaluation(out, opened, manifest.name, raw, after, settings.to_dict() if settings else None)
-    tell([], label_words(opened.task, tracks))
+    tell([], label_words(opened.task, label_ranges(opened.task, tracks)))
     return 0
 
 
