@@ -5,6 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+from shared.interrupts import listen
+
+if __name__ == "__main__":
+    listen()
+
 import typer
 
 from extract.commands import options as o
@@ -320,5 +325,11 @@ def demo(
     raise typer.Exit(command(root, seed))
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The program."""
+    listen()
     app()
+
+
+if __name__ == "__main__":
+    main()
