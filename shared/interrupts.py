@@ -1,8 +1,8 @@
 """SIGINT (Ctrl-C) and SIGTERM (a scheduler's way to end a job): one line that says how to go on, and status 130.
 
 Both raise ``KeyboardInterrupt`` in what the main thread does, so that files, locks and processes are cleaned up. But
-such an error gets lost: Python prints and ignores it in finalisers and callbacks of the garbage collector (JAX has one, and
-loading encoders collects often), libraries make another error of it, click makes status 1 of it, and one that comes
+such an error gets lost: Python prints and ignores it in finalisers and callbacks of the garbage collector (JAX has one,
+and loading encoders collects often), libraries make another error of it, click makes status 1 of it, and one that comes
 after the command ends the process as Python ends it, by a signal. So it is noted what was heard, and this decides.
 
 A second signal within ``SAME_S`` seconds is the first once more (``timeout`` and Ctrl-C under a wrapper send two); a
