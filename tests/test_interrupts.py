@@ -29,7 +29,7 @@ COMMANDS = {
         "verify c.zarr",
         "index c.zarr",
         "captions c.zarr",
-        "recaption c.zarr clips.csv",
+        "recaption c.zarr --from clips.csv",
         "export c.zarr --format h5 --output out.h5",
         "import clips.csv --stream mine --cache c.zarr",
         "demo --root demo",
