@@ -5,6 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+from shared.interrupts import listen
+
+if __name__ == "__main__":
+    listen()
+
 import typer
 
 from extract.commands import options as o
@@ -18,7 +23,8 @@ app = typer.Typer(
     "    python -m extract run demo --preset mini        rendered demo, miniature encoders, no download\n\n"
     "    python -m extract plan dvd --preset base        what that would take: frames, bytes, hours\n\n"
     "    python -m extract run dvd --preset base         published encoders; use a GPU\n\n"
-    "    python -m extract status demo                   what is complete, what failed and why",
+    "    python -m extract status demo                   what is complete, what failed and why\n\n"
+    "Ctrl-C and SIGTERM end every command with status 130 and a line that says how to go on.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -325,5 +331,11 @@ def demo(
     raise typer.Exit(command(root, seed))
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The program."""
+    listen()
     app()
+
+
+if __name__ == "__main__":
+    main()

@@ -28,6 +28,7 @@ import numpy as np
 
 from extract.demo_story import Story, tell_story
 from extract.miniature.scenes import render_frames
+from shared.interrupts import leave_to_parent
 
 FORMAT = "crossgru-demo"
 VERSION = 3  # raise it whenever a pixel or a label changes
@@ -181,7 +182,8 @@ def _render_all(root: Path, videos: list[DemoVideo], workers: int) -> Iterator[N
         return
     # Spawned, not forked: the caller may hold threads (progress bars, JAX) that a fork would break.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(videos)), mp_context=context) as pool:
+    num = min(workers, len(videos))
+    with ProcessPoolExecutor(num, mp_context=context, initializer=leave_to_parent) as pool:
         try:
             # Longest first, so that no worker is left alone with a long video at the end.
             order = sorted(videos, key=lambda video: -video.story.num_frames)

@@ -5,6 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+from shared.interrupts import listen
+
+if __name__ == "__main__":
+    listen()
+
 import typer
 
 from train.commands.options import (
@@ -280,5 +285,11 @@ def oracle(
     )
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The program."""
+    listen()
     app()
+
+
+if __name__ == "__main__":
+    main()

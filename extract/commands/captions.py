@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from extract.caption_files import NEEDED, CaptionRow, check_out, read_captions, write_captions
-from extract.commands.parts import as_interrupt, err, explained, out
+from extract.commands.parts import err, explained, out
 from extract.encoders.captioners.quality import CaptionCounts
 from shared.cache import CacheError, FeatureCache
 from shared.datasets import cache_of
@@ -55,7 +54,6 @@ def captions(dataset: str, *, cache: str | None, video: str | None, file: Path |
 @explained
 def recaption(dataset: str, *, file: Path, cache: str | None, preset: str | None, options: Mapping[str, Any]) -> int:
     """``extract recaption``."""
-    signal.signal(signal.SIGTERM, as_interrupt)
     from extract.config import find_preset, with_options
     from extract.recaption import captioned_frames, check_captions, recipe_of
     from extract.recaption import recaption as replace

@@ -1,26 +1,22 @@
-"""What the commands share: messages, errors, interrupts, and the words of the command line as values."""
+"""What the commands share: messages, errors, and the words of the command line as values."""
 
 from __future__ import annotations
 
-import _thread
 import io
 import os
-import signal
 import sys
-import threading
 import tomllib
 import traceback
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from functools import wraps
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 from rich.console import Console
 
 from shared.cache import CacheError, FeatureCache, RecipeMismatch
 from shared.datasets import cache_of, find_dataset
+from shared.interrupts import until_interrupted
 from shared.manifest import Manifest, ManifestError, load_manifest
 from shared.manifest.loading import PACKAGED, place_of
 from shared.names import unknown_name
@@ -32,7 +28,6 @@ err = harmless(Console(stderr=True, markup=False, highlight=False, soft_wrap=Tru
 out = harmless(Console(markup=False, highlight=False, soft_wrap=True))
 DEFAULT_PRESET = "base"
 OTHER_NAMES = {"caption_max_new_tokens": "caption_tokens", "caption_batch_size": "caption_batch"}  # on the command line
-GO_ON = "What is complete stays complete; run the same command again to go on."
 
 
 def explained(command: Callable[..., int]) -> Callable[..., int]:
@@ -44,16 +39,12 @@ def explained(command: Callable[..., int]) -> Callable[..., int]:
             if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot show must not end a run
                 stream.reconfigure(errors="backslashreplace")
         try:
-            with no_interrupt_lost():
-                return command(*args, **kwargs)
+            return until_interrupted(lambda: command(*args, **kwargs))
         except (ManifestError, CacheError, RecipeMismatch, ValueError) as error:
             err.print(f"error: {error}")
         except OSError as error:
             place = f": {error.filename}" if error.filename else ""
             err.print(f"error: {error}" if error.errno is None else f"error: {error.strerror}{place}")
-        except KeyboardInterrupt:
-            err.print(f"interrupted. {GO_ON}")
-            return 130
         except Exception:  # a bug, or a device that gave up: Python's own status 1 would claim that the rest is safe
             traceback.print_exc()
         return 2
@@ -122,37 +113,3 @@ def stream_names(text: str, known: tuple[str, ...], option: str) -> tuple[str, .
     if not names and option == "--streams":
         raise ValueError(f"{option} takes names out of {', '.join(known)}; found nothing")
     return names
-
-
-@contextmanager
-def no_interrupt_lost() -> Iterator[None]:
-    """An interrupt that Python ignores is raised again a moment later.
-
-    Where a signal arrives while a finaliser or a callback of the garbage collector runs (JAX has one, and loading
-    encoders collects often), Python prints the KeyboardInterrupt and goes on: Ctrl-C would not stop the run.
-    """
-    usual, timers = sys.unraisablehook, []  # type: Callable[[Any], Any], list[threading.Timer]
-
-    def again(unraisable: Any) -> None:
-        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
-            usual(unraisable)
-            return
-        # It may have been SIGTERM, of a process that ignores Ctrl-C.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        # Not now: raised in here, it would be ignored as well.
-        timers.append(threading.Timer(0.05, _thread.interrupt_main))
-        timers[-1].start()
-
-    sys.unraisablehook = again
-    try:
-        yield
-    finally:
-        sys.unraisablehook = usual
-        for timer in timers:
-            timer.cancel()
-
-
-def as_interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    """Handler of SIGTERM: what Ctrl-C does."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    raise KeyboardInterrupt

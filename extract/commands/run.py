@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import shlex
-import signal
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from extract.commands.parts import (
-    GO_ON,
-    as_interrupt,
     err,
     explained,
     how_made,
@@ -23,6 +20,7 @@ from extract.commands.parts import (
 from shared.cache import CacheError, FeatureCache, RecipeMismatch
 from shared.claims import open_claims
 from shared.datasets import cache_of, find_dataset
+from shared.interrupts import GO_ON
 from shared.ledger import FailureLedger
 from shared.manifest import Manifest
 from shared.remote_files import is_url
@@ -61,7 +59,6 @@ def run(
     follow_links: bool = False,
 ) -> int:
     """``extract run``."""
-    signal.signal(signal.SIGTERM, as_interrupt)
     from extract.commands.choose_engine import check_engine, open_engine
     from extract.encoders.captioners import check_captioner
     from extract.encoders.devices import choose_device

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import signal
 import socket
 import threading
 import time
@@ -25,6 +24,7 @@ from extract.decode.preparing import MAX_THREADS, InOrder, PreparePool, num_core
 from extract.decode.turns import LOOK_S, Turns
 from extract.decode.wire import Alive, Message, Ready, Spent, send
 from extract.preparation import Preparation
+from shared.interrupts import leave_to_parent
 from shared.windows import WindowSpec
 
 THREAD_BYTES = 80 * 2**20  # address space of a thread: its stack, and what malloc sets aside for it
@@ -65,7 +65,7 @@ def main(handle: int, table: int, row: int, rows: int) -> None:
         handle: file descriptor of the socket.
         table: file descriptor of the ``Turns`` of ``rows`` processes, of which this one has ``row``.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started this process decides
+    leave_to_parent()
     link, works = socket.socket(fileno=handle), SimpleQueue[bytearray]()
     threading.Thread(target=_listen, args=(link, works), daemon=True).start()
     turns, number = Turns(rows, os.fdopen(table, "r+b")), 0

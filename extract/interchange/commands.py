@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import signal
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from extract.commands.parts import as_interrupt, err, explained, load, out
+from extract.commands.parts import err, explained, load, out
 from shared.cache import CacheError, FeatureCache
 from shared.datasets import cache_of
 from shared.manifest import ManifestError, Video
@@ -39,7 +38,6 @@ def export(
     overwrite: bool,
 ) -> int:
     """``extract export``: 0 if something was exported; with ``require_complete``, only if nothing is missing."""
-    signal.signal(signal.SIGTERM, as_interrupt)
     if form not in EXPORTS:
         raise ValueError(f"--format: {unknown_name('format', form, EXPORTS)}")
     if dtype not in ("float16", "float32"):
@@ -97,7 +95,6 @@ def import_features(
     file_timeout: float,
 ) -> int:
     """``extract import``: 0 if all of it is in the cache."""
-    signal.signal(signal.SIGTERM, as_interrupt)
     if not source.exists():
         raise FileNotFoundError(f"no such file or folder: {source}")
     form = form or ("h5" if source.suffix.lower() in (".h5", ".hdf5") else "npy")

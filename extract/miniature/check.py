@@ -24,6 +24,7 @@ from extract.encoders.videoprism import VideoPrismEncoder
 from extract.miniature.dataset import factors_of, sampled, script_of
 from extract.miniature.scenes import render_frames
 from extract.miniature.sentences import WORDS, attributes, heard, prompts
+from shared.interrupts import listen
 
 NAMED = ("colour", "count", "action")
 
@@ -132,4 +133,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    listen()
     main()

@@ -19,6 +19,7 @@ from PIL import Image
 
 from extract.miniature.scenes import geometry, render_frames
 from extract.miniature.world import Script, draw_script
+from shared.interrupts import leave_to_parent
 
 SIDE = 72  # pixels of all three encoders' input
 WINDOW, SAMPLES = 64, 16  # of the video stream: frames 2, 6, .. 62 of a window of 64
@@ -96,7 +97,8 @@ def _render_all(world: str, num: int, clip: bool, workers: int) -> list[np.ndarr
     render = partial(_render_chunk, world, num, clip)
     if workers <= 1:
         return list(map(render, starts))
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=leave_to_parent) as pool:
         return list(pool.map(render, starts))
 
 

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from shared.interrupts import leave_to_parent, listen
+
 if TYPE_CHECKING:
     from extract.miniature.keeping import Keeper
 
@@ -100,6 +102,7 @@ class Lines(list[str]):
 def _one_core() -> None:
     import torch
 
+    leave_to_parent()
     torch.set_num_threads(1)
 
 
@@ -138,4 +141,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    listen()
     main()

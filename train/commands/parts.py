@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial, wraps
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from rich.console import Console
 
 from shared.cache import FeatureCache
 from shared.datasets import cache_of, dataset_name, find_dataset
+from shared.interrupts import say_how_to_go_on, until_interrupted
 from shared.manifest import Manifest, load_manifest
 from shared.terminal import harmless
 from train.checkpoints import RunError
@@ -44,14 +43,11 @@ def explained(command: Callable[..., int]) -> Callable[..., int]:
         # Heads are small: on a CPU a second thread costs more in waiting than it computes.
         torch.set_num_threads(1)
         try:
-            return command(*args, **kwargs)
+            return until_interrupted(lambda: command(*args, **kwargs))
         except ValueError as error:
             err.print(f"error: {error}")
         except OSError as error:
             err.print(f"error: {error}" if error.errno is None else f"error: {error.strerror}: {error.filename or ''}")
-        except KeyboardInterrupt:
-            err.print("interrupted")
-            return 130
         return 2
 
     return inner
@@ -59,22 +55,14 @@ def explained(command: Callable[..., int]) -> Callable[..., int]:
 
 @contextmanager
 def resumable(run: Run) -> Iterator[None]:
-    """Training that can be cut: SIGTERM (a cluster's way to end a job) ends it as Ctrl-C does, and errors of the system
-    (a full disk) say how to go on."""
-
-    def interrupt(signum: int, frame: object) -> NoReturn:
-        raise KeyboardInterrupt
-
-    here = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, interrupt) if here else None
+    """Training that can be cut: interrupts, until the command ends, and errors of the system (a full disk) say how to
+    go on."""
+    say_how_to_go_on(f"Go on with the same command and --resume {run.path}")
     try:
         yield
     except OSError:
         err.print(f"what is trained stays; mend this, then: the same command and --resume {run.path}")
         raise
-    finally:
-        if here:
-            signal.signal(signal.SIGTERM, before)
 
 
 def training_config(settings: Mapping[str, Any], task: Task) -> TrainConfig:

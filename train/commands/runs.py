@@ -105,12 +105,8 @@ def cv(
     prior = prior_line(task, windows.labels[windows.labelled], config.class_weights)
     tell([*labels.lines(), *([prior] if prior else [])], facts["notes"])
 
-    try:
-        with resumable(run):
-            results = _train_heads(task, config, heads, features, tracks, windows, splits, run, place, way)
-    except KeyboardInterrupt:
-        err.print(f"interrupted; go on with the same command and --resume {run.path}")
-        return 130
+    with resumable(run):
+        results = _train_heads(task, config, heads, features, tracks, windows, splits, run, place, way)
     floor = constant_baseline(task, tracks, windows, splits)
     with resumable(run):
         metrics = _store_results(run, task, config, results, floor, labels, leaks)

@@ -100,31 +100,27 @@ def ablate(
     tell(labels.lines(), facts["notes"])
     found: list[dict[str, Any]] = []
     full: CrossValidation | None = None
-    try:
-        for name in names:
-            own = row_config(config, name)
-            together, why = pick_way(way, place, task, own, features, windows)
-            err.print(why)
-            with resumable(run), CvDisplay(err, name, [s.fold for s in splits], own) as display:
-                result = cross_validate(
-                    task,
-                    own,
-                    features,
-                    tracks,
-                    windows,
-                    splits,
-                    run=row_run(run, name, own),
-                    device=place,
-                    together=together,
-                    on_epoch=display.epoch,
-                )
-            full = result if name == FULL else full
-            assert full is not None  # the full model is the first row
-            found.append(row_result(task, name, own, result, full))
-            _store(run, task, found, len(names))
-    except KeyboardInterrupt:
-        err.print(f"interrupted; go on with the same command and --resume {run.path}")
-        return 130
+    for name in names:
+        own = row_config(config, name)
+        together, why = pick_way(way, place, task, own, features, windows)
+        err.print(why)
+        with resumable(run), CvDisplay(err, name, [s.fold for s in splits], own) as display:
+            result = cross_validate(
+                task,
+                own,
+                features,
+                tracks,
+                windows,
+                splits,
+                run=row_run(run, name, own),
+                device=place,
+                together=together,
+                on_epoch=display.epoch,
+            )
+        full = result if name == FULL else full
+        assert full is not None  # the full model is the first row
+        found.append(row_result(task, name, own, result, full))
+        _store(run, task, found, len(names))
     print_ablation(out, task, found)
     tell([], facts["notes"])
     out.print(f"table: {run.path / 'ablation.md'}, ablation.csv, ablation.json")
