@@ -23,7 +23,7 @@ from typer.core import TyperGroup
 from typer.testing import Result
 
 from extract.__main__ import app
-from extract.commands.parts import explained, options_of
+from extract.commands.parts import explained, load, options_of
 from extract.commands.run import USUAL
 from extract.engines import LocalEngine
 from extract.loading import Choice
@@ -453,3 +453,13 @@ def test_broken_files_at_the_front_do_not_stop_the_good_ones(tiny: Cli, videos: 
     done = tiny(str(videos))
     assert done.exit_code == 1, done.output
     assert len(FeatureCache.open("caches/clips.zarr").video_ids()) == 2
+
+
+def test_notes_of_a_data_set_are_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "t.csv").write_text("path;weather\na.mp4;sun\n")
+    load(str(tmp_path / "t.csv"), None)
+    assert capsys.readouterr().err.splitlines() == [
+        "note: t.csv: its columns are separated by ';', not by commas, and read like that",
+        "note: t.csv: columns that are not used: weather",
+    ]

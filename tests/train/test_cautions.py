@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from shared.cache.facts import VideoFacts
 from shared.manifest import load_manifest
+from train.__main__ import app
 from train.cautions import cautions, find_copies
 from train.folds import ALWAYS_TRAIN, UNUSED
 from train.labels import Track
@@ -111,6 +115,21 @@ def test_only_tested_labels_count() -> None:
     tracks = [track("a", "a", (0.0,)), track("b", "b", (1.0,)), track("c", "c", (1.0,)), track("d", "d", (0.0,))]
     told = cautions(TASKS["violence"], tracks, [0, ALWAYS_TRAIN, UNUSED, ALWAYS_TRAIN], {})
     assert told == ["only class 0 (nonviolent) occurs in the tested labels: this score says nothing"]
+
+
+def test_audit_says_all_of_it(made, clips, tmp_path: Path) -> None:
+    own = [*clips[:6], replace(clips[0], id="again", group="elsewhere")]
+    url = tmp_path / "c.zarr"
+    made.write_cache(url, own, streams=["image"], dataset="t")
+    lines = ["path,id,group,label,weather", *(f"videos/{c.id}.mp4,{c.id},{c.group},0,sun" for c in own)]
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+    arguments = ["audit", tmp_path / "t.csv", "--task", "violence", "--cache", url, "--num-folds", 2]
+    done = CliRunner().invoke(app, [*map(str, arguments), "--output", str(tmp_path / "a.json")])
+    assert done.exit_code == 0, done.output
+    assert done.stderr.count("note: t.csv: columns that are not used: weather\n") == 1
+    assert "WARNING: only class 0 (nonviolent) occurs in the tested labels: this score says nothing" in done.stdout
+    assert "WARNING: 2 videos are byte-identical to a video of another group: again (group elsewhere) = " in done.stdout
+    assert json.loads((tmp_path / "a.json").read_text())["copies"] == [["again", clips[0].id]]
 
 
 # --- seconds ---
