@@ -18,7 +18,7 @@ announced, and so looked at, after the base was made. ``seen`` says how long the
 ``folded``: how much of them is in the base). Of other lines only this is known, that the video has to be looked at.
 Files are never changed but by their own writer, and what replaces others says so itself, so that nobody needs a lock,
 on a disk or an object store: a kill at any moment leaves files that still mean the same, or a last line that is torn,
-which counts as never written. A part that ends in ``.gone`` was about to be removed, and still counts. The folder can
+which counts as never written. A part that ends in ``.gone...`` was about to be removed, and still counts. The folder can
 be removed at any time; it is made again by looking at every video.
 """
 
@@ -34,13 +34,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from shared.cache.facts import Facts, VideoFacts, from_row, to_row
-from shared.cache.folder import RETIRED, Folder
+from shared.cache.folder import Folder, plain_name
 from shared.recipe import Recipe
 
 ENDING = ".index"
 _TIME = "%Y%m%dT%H%M%S"
 # Files of other names are not touched: they are none of ours.
-_OURS = re.compile(r"(base-\d{8}T\d{6}-[0-9a-f]{12}|part-\d{8}T\d{6}-[0-9a-f]{12}-\d{6,})\.jsonl(\.gone)?")
+_OURS = re.compile(r"(base-\d{8}T\d{6}-[0-9a-f]{12}|part-\d{8}T\d{6}-[0-9a-f]{12}-\d{6,})\.jsonl(\.gone[0-9a-f]*)?")
 KEEP = timedelta(days=7)  # without a line of a process that announced a video and never settled it: it is dead
 _TRIES = 5
 LINES_PER_OBJECT = 256  # object stores cannot append: a part is written anew with every line, so it has to be short
@@ -157,13 +157,13 @@ class CacheIndex:
             _raise_to(found.folded, folded := heads[name].get("folded", {}))
             _raise_to(found.seen, {**folded, **heads[name].get("seen", {})})
         found.sizes = {name: len(contents[name]) for name in own}
-        bases = [name for name in own if name.startswith("base-") and _plain(name) not in found.folded]
+        bases = [name for name in own if name.startswith("base-") and plain_name(name) not in found.folded]
         found.has_base = bool(bases)
         _merge(found, [_rows(contents.pop(name), found.facts)[0] for name in bases], all_know=True)
         writers: dict[str, dict[str, Row]] = {}
         announced: dict[str, dict[str, bool]] = {}  # writer -> video -> whether it was after the bases were made
         for name in (n for n in own if n.startswith("part-")):
-            writer, plain = _writer_of(name), _plain(name)
+            writer, plain = _writer_of(name), plain_name(name)
             skip = found.folded.get(plain, 0), found.seen.get(plain, 0)
             rows, new = _rows(contents.pop(name), found.facts, *skip, announced.setdefault(writer, {}))
             found.open.setdefault(writer, set()).difference_update(rows)
@@ -178,12 +178,13 @@ class CacheIndex:
         return found
 
     def _contents(self) -> dict[str, bytes]:
-        """File -> what is in it. If one is gone before it is read, another says the same: all are listed anew."""
+        """File -> what is in it. If one is gone before it is read, another says the same: all are listed anew. If that
+        never ends there is none, and every video is looked at: some of the files alone may say what is not so."""
         for _ in range(_TRIES):
             found = {name: self.folder.read(name) for name in sorted(self.signature())}
             if None not in found.values():
-                break
-        return {name: raw for name, raw in found.items() if raw}
+                return {name: raw for name, raw in found.items() if raw}
+        return {}
 
     # ------------------------------------------------------------------ fold
 
@@ -197,13 +198,13 @@ class CacheIndex:
         Raises:
             OSError: it cannot be written; then nothing has changed.
         """
-        seen = {_plain(name): size for name, size in self.signature().items() if name.startswith("part-")}
+        seen = {plain_name(name): size for name, size in self.signature().items() if name.startswith("part-")}
         now = datetime.now(UTC)
         oldest = (now - KEEP).strftime(_TIME)
         alive = {w: ids for w, ids in found.open.items() if ids and self._last_time(w, found) >= oldest}
         doubtful = set(facts.damaged).union(*alive.values())
         folded = {name: size for name, size in found.folded.items() if _time_of(name) >= oldest}
-        _raise_to(folded, {_plain(name): size for name, size in found.sizes.items()})
+        _raise_to(folded, {plain_name(name): size for name, size in found.sizes.items()})
         seen = {name: size for name, size in seen.items() if size != folded.get(name)}
         name = f"base-{now.strftime(_TIME)}-{uuid.uuid4().hex[:12]}.jsonl"
         self.folder.write(name, b"".join(_base({"of": self._stamp, "folded": folded, "seen": seen}, facts, doubtful)))
@@ -315,11 +316,6 @@ def _raise_to(sizes: dict[str, int], others: Mapping[str, int]) -> None:
 
 def _writer_of(part: str) -> str:
     return part.rpartition("-")[0]
-
-
-def _plain(name: str) -> str:
-    """A file's name before it was retired."""
-    return name.removesuffix(RETIRED)
 
 
 def _time_of(name: str) -> str:

@@ -48,6 +48,23 @@ class Wrong(AssertionError):
     """The index vouches for what is not so; with the way that led there."""
 
 
+class Numbers:
+    """A number for every different thing, and back; numbers are faster to compare than files."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[Any, int] = {}
+        self._things: list[Any] = []
+
+    def of(self, thing: Any) -> int:
+        number = self._numbers.setdefault(thing, len(self._things))
+        if number == len(self._things):
+            self._things.append(thing)
+        return number
+
+    def __getitem__(self, number: int) -> Any:
+        return self._things[number]
+
+
 class Model:
     """Stands for the disk in ``shared/cache``; ``ask`` is how every operation reaches it."""
 
@@ -92,6 +109,7 @@ class Model:
     def _local(self, monkeypatch: pytest.MonkeyPatch) -> type:
         """The real folder on a disk of this model."""
         monkeypatch.setattr(cache_folder, "os", Disk(self))
+        monkeypatch.setattr(cache_folder, "uuid", SimpleNamespace(uuid4=self._uuid))
         monkeypatch.setattr(cache_folder, "read_file", lambda path: self.ask("read", base(path)))
         monkeypatch.setattr(cache_folder, "write_file", lambda path, value: self.ask("write", base(path), value))
         monkeypatch.setattr(cache_folder.Folder, "modified", lambda folder, name: None)
@@ -144,29 +162,30 @@ class Model:
             Wrong: in one of them the index is wrong about the video.
         """
         names = list(processes)
-        histories: dict[tuple[int, Any], int] = {}  # (history, answer) -> the longer history
-        answers: list[tuple[Any, ...]] = [()]
-        first = (world, (0,) * len(names))
-        came_from: dict[Any, Any] = {first: None}
-        checked: set[World] = set()
-        waiting = deque([first])
         self._steps.clear()
+        worlds, operations, histories = Numbers(), Numbers(), Numbers()  # a history: the one before, and an answer
+        moves: dict[tuple[int, int], tuple[int, Any]] = {}  # (world, operation) -> world, answer
+        first = (worlds.of(world), (histories.of(None),) * len(names))
+        came_from: dict[Any, Any] = {first: None}
+        checked = -1  # worlds have numbers in the order in which they are met
+        waiting = deque([first])
         while waiting:
             state = waiting.popleft()
-            world, at = state
-            if world not in checked:
-                checked.add(world)
-                if problem := self.problem(world):
+            here, at = state
+            if here > checked:
+                checked = here
+                if problem := self.problem(worlds[here]):
                     raise Wrong("\n".join([*self._trace(came_from, state), problem]))
             for number, name in enumerate(names):
-                operation = self._next(name, processes[name], at[number], answers)
+                operation = self._next(name, processes[name], at[number], histories)
                 if operation is None:
                     continue
-                after, answer = apply(world, operation)
-                longer = histories.setdefault((at[number], answer), len(answers))
-                if longer == len(answers):
-                    answers.append((*answers[at[number]], answer))
-                reached = (after, (*at[:number], longer, *at[number + 1 :]))
+                move = here, operations.of(operation)
+                if move not in moves:
+                    after, answer = apply(worlds[here], operation)
+                    moves[move] = worlds.of(after), answer
+                after, answer = moves[move]
+                reached = after, (*at[:number], histories.of((at[number], answer)), *at[number + 1 :])
                 if reached not in came_from:
                     came_from[reached] = state, name, operation
                     waiting.append(reached)
@@ -201,10 +220,15 @@ class Model:
         self._name, self._uuids = name, 0
         return CacheIndex("c.zarr", STAMP)
 
-    def _next(self, name: str, process: Process, history: int, answers: list[tuple[Any, ...]]) -> Any:
+    def _next(self, name: str, process: Process, history: int, histories: Numbers) -> Any:
         """What a process does next, after these answers; None: it has come to its end."""
         if (name, history) not in self._steps:
-            self._answers, self._position = answers[history], 0
+            answers, earlier = [], histories[history]
+            while earlier is not None:
+                before, answer = earlier
+                answers.append(answer)
+                earlier = histories[before]
+            self._answers, self._position = answers[::-1], 0
             self._steps[name, history] = None
             try:
                 process(self, self._index(name))
