@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from contextlib import suppress
 from datetime import UTC, datetime
 
@@ -16,6 +17,7 @@ from shared.cache.remote import RemoteStore
 from shared.places import is_url, plain_place
 
 RETIRED = ".gone"
+_TRIES = 5
 
 
 class Folder:
@@ -35,15 +37,16 @@ class Folder:
         self._store = RemoteStore.at(self.url) if self.is_remote else None
 
     def sizes(self) -> dict[str, int]:
-        """Name -> bytes of every file; of those that are being written, none."""
+        """Name -> bytes of every file, 0 of one that is gone meanwhile; without those that are being written."""
         if self._store is None:
-            found = {}
-            with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self.url) as entries:
-                for entry in entries:
-                    with suppress(FileNotFoundError):  # removed by another process
-                        if entry.is_file() and not entry.name.endswith(".partial"):
-                            found[entry.name] = entry.stat().st_size
-            return found
+            found: dict[str, int | None] = {}
+            for _ in range(_TRIES):  # one that is gone meanwhile may have another name: the next list has it
+                with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self.url) as entries:
+                    files = [one for one in entries if one.is_file() and not one.name.endswith(".partial")]
+                    found = {one.name: _size(one) for one in files}
+                if None not in found.values():
+                    break
+            return {name: size or 0 for name, size in found.items()}
         return sync(_sizes(self._store))
 
     def read(self, name: str) -> bytes | None:
@@ -83,21 +86,22 @@ class Folder:
         """Remove a file that somebody may be adding to, unless it has more than ``size`` bytes.
 
         On a disk it is moved away first: what was added before shows in its size then, and who adds to it later finds
-        that it is not at its place. A kill leaves it under its name with ``RETIRED`` behind. An object store has no
-        such move, and a line that is added in the moment between the look and the removal is lost.
+        that it is not at its place. A kill leaves it under its name with ``RETIRED`` behind, and something that only
+        this call has, so that no other one removes what this one puts back. An object store has no such move, and
+        a line that is added in the moment between the look and the removal is lost.
         """
         if self._store is not None:
             with suppress(FileNotFoundError):
                 if sync(self._store.getsize(name)) == size:
                     self.delete(name)
             return
-        away = name.removesuffix(RETIRED) + RETIRED
+        away = f"{plain_name(name)}{RETIRED}{uuid.uuid4().hex[:12]}"
         with suppress(FileNotFoundError):
-            os.rename(f"{self.url}/{name}", f"{self.url}/{away}")  # to itself if a killed process did so before
+            os.rename(f"{self.url}/{name}", f"{self.url}/{away}")
             if os.stat(f"{self.url}/{away}").st_size == size:
                 self.delete(away)
-            elif name != away:
-                os.rename(f"{self.url}/{away}", f"{self.url}/{name}")
+            else:
+                os.rename(f"{self.url}/{away}", f"{self.url}/{plain_name(name)}")
 
     def modified(self, name: str) -> datetime | None:
         """When a file was last written; None if it is gone, or the store does not say."""
@@ -119,6 +123,11 @@ class Folder:
                 sync(self._store.delete(name))
 
 
+def plain_name(name: str) -> str:
+    """A file's name before it was retired."""
+    return name.partition(RETIRED)[0]
+
+
 def refuse_link(url: str) -> None:
     """Refuse a folder beside a cache that is a link: files in the folder that it means would be changed and removed.
 
@@ -131,6 +140,12 @@ def refuse_link(url: str) -> None:
             f"{path} is a link to another folder; this program keeps files of its own there, which belong beside the "
             "cache: remove the link (what it points to stays as it is) and repeat the command"
         )
+
+
+def _size(entry: os.DirEntry[str]) -> int | None:
+    with suppress(FileNotFoundError):
+        return entry.stat().st_size
+    return None
 
 
 async def _sizes(store: RemoteStore) -> dict[str, int]:

@@ -3,17 +3,22 @@
     base-<time>-<writer>.jsonl         every video as of some moment, and which parts went into it
     part-<time>-<writer>-<n>.jsonl     what one process has changed since, in order
 
-    {"of": "1700...", "folded": {...}}              first of all: the cache that it belongs to; what a base replaces
+    {"of": "1700...", "folded": {...}, "seen": {}}  first of all: the cache that it belongs to; what a base replaces
     {"recipe": {...}, "fingerprint": "0123..."}     before the first video with a stream made by it
     {"id": "a.mp4"}                                 a process is about to change this video
+    {"id": "a.mp4", "still": true}                  or is about it since before this part
     {"id": "a.mp4", "frames": 64, "streams": ...}   and now it is like this (shared/cache/facts.py)
     {"id": "a.mp4", "gone": true}                   or has nothing any more
 
 The groups of the cache stay the truth; the index only says where nobody needs to look. A video that a process has
 announced and not settled (it is at work, or was killed), or of which two processes say different things, is looked at.
+A process that settles a video may have looked at it before another one settled it; as long as both say so, that shows.
+Once a base has what the other one said, it does not: so a line replaces what a base says only if the video was
+announced, and so looked at, after the base was made. ``seen`` says how long the parts were then (where it differs from
+``folded``: how much of them is in the base). Of other lines only this is known, that the video has to be looked at.
 Files are never changed but by their own writer, and what replaces others says so itself, so that nobody needs a lock,
 on a disk or an object store: a kill at any moment leaves files that still mean the same, or a last line that is torn,
-which counts as never written. A part that ends in ``.gone`` was about to be removed, and still counts. The folder can
+which counts as never written. A part that ends in ``.gone...`` was about to be removed, and still counts. The folder can
 be removed at any time; it is made again by looking at every video.
 """
 
@@ -29,13 +34,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from shared.cache.facts import Facts, VideoFacts, from_row, to_row
-from shared.cache.folder import RETIRED, Folder
+from shared.cache.folder import Folder, plain_name
 from shared.recipe import Recipe
 
 ENDING = ".index"
 _TIME = "%Y%m%dT%H%M%S"
 # Files of other names are not touched: they are none of ours.
-_OURS = re.compile(r"(base-\d{8}T\d{6}-[0-9a-f]{12}|part-\d{8}T\d{6}-[0-9a-f]{12}-\d{6,})\.jsonl(\.gone)?")
+_OURS = re.compile(r"(base-\d{8}T\d{6}-[0-9a-f]{12}|part-\d{8}T\d{6}-[0-9a-f]{12}-\d{6,})\.jsonl(\.gone[0-9a-f]*)?")
 KEEP = timedelta(days=7)  # without a line of a process that announced a video and never settled it: it is dead
 _TRIES = 5
 LINES_PER_OBJECT = 256  # object stores cannot append: a part is written anew with every line, so it has to be short
@@ -52,6 +57,7 @@ class Indexed:
         num_loose: videos in parts, which no base has yet.
         sizes: file -> bytes of it that were read.
         folded: file -> bytes of it that went into a base.
+        seen: part -> bytes of it that were there when the last base was made.
         open: writer -> ids of videos that it has announced and not settled.
         foreign: files of another cache, which was at this place before.
     """
@@ -62,6 +68,7 @@ class Indexed:
     num_loose: int = 0
     sizes: dict[str, int] = field(default_factory=dict)
     folded: dict[str, int] = field(default_factory=dict)
+    seen: dict[str, int] = field(default_factory=dict)
     open: dict[str, set[str]] = field(default_factory=dict)
     foreign: list[str] = field(default_factory=list)
 
@@ -118,7 +125,7 @@ class CacheIndex:
         if not (usable and self._write(lines)):
             self._number += 1
             self._recipes.clear()
-            self._lines = [_line({"of": self._stamp}), *(_line({"id": v}) for v in sorted(self._open))]
+            self._lines = [_line({"of": self._stamp}), *(_line({"id": v, "still": True}) for v in sorted(self._open))]
             self.folder.write(self._part(), b"".join([*self._lines, *lines]))
             self._lines += lines if self.folder.is_remote else []
         self._torn = False
@@ -147,16 +154,18 @@ class CacheIndex:
         own = [name for name in contents if heads[name].get("of") == self._stamp]
         found.foreign = sorted(contents.keys() - set(own))
         for name in own:
-            for other, size in heads[name].get("folded", {}).items():
-                found.folded[other] = max(size, found.folded.get(other, 0))
+            _raise_to(found.folded, folded := heads[name].get("folded", {}))
+            _raise_to(found.seen, {**folded, **heads[name].get("seen", {})})
         found.sizes = {name: len(contents[name]) for name in own}
-        bases = [name for name in own if name.startswith("base-") and _plain(name) not in found.folded]
+        bases = [name for name in own if name.startswith("base-") and plain_name(name) not in found.folded]
         found.has_base = bool(bases)
-        _merge(found, [_rows(contents.pop(name), 0, found.facts)[0] for name in bases], all_know=True)
+        _merge(found, [_rows(contents.pop(name), found.facts)[0] for name in bases], all_know=True)
         writers: dict[str, dict[str, Row]] = {}
+        announced: dict[str, dict[str, bool]] = {}  # writer -> video -> whether it was after the bases were made
         for name in (n for n in own if n.startswith("part-")):
-            rows, new = _rows(contents.pop(name), found.folded.get(_plain(name), 0), found.facts)
-            writer = _writer_of(name)
+            writer, plain = _writer_of(name), plain_name(name)
+            skip = found.folded.get(plain, 0), found.seen.get(plain, 0)
+            rows, new = _rows(contents.pop(name), found.facts, *skip, announced.setdefault(writer, {}))
             found.open.setdefault(writer, set()).difference_update(rows)
             found.open[writer].update(v for v, row in rows.items() if row is None)
             writers.setdefault(writer, {}).update(new)
@@ -169,12 +178,13 @@ class CacheIndex:
         return found
 
     def _contents(self) -> dict[str, bytes]:
-        """File -> what is in it. If one is gone before it is read, another says the same: all are listed anew."""
+        """File -> what is in it. If one is gone before it is read, another says the same: all are listed anew. If that
+        never ends there is none, and every video is looked at: some of the files alone may say what is not so."""
         for _ in range(_TRIES):
             found = {name: self.folder.read(name) for name in sorted(self.signature())}
             if None not in found.values():
-                break
-        return {name: raw for name, raw in found.items() if raw}
+                return {name: raw for name, raw in found.items() if raw}
+        return {}
 
     # ------------------------------------------------------------------ fold
 
@@ -188,14 +198,16 @@ class CacheIndex:
         Raises:
             OSError: it cannot be written; then nothing has changed.
         """
+        seen = {plain_name(name): size for name, size in self.signature().items() if name.startswith("part-")}
         now = datetime.now(UTC)
         oldest = (now - KEEP).strftime(_TIME)
         alive = {w: ids for w, ids in found.open.items() if ids and self._last_time(w, found) >= oldest}
         doubtful = set(facts.damaged).union(*alive.values())
         folded = {name: size for name, size in found.folded.items() if _time_of(name) >= oldest}
-        folded |= {_plain(name): size for name, size in found.sizes.items()}
+        _raise_to(folded, {plain_name(name): size for name, size in found.sizes.items()})
+        seen = {name: size for name, size in seen.items() if size != folded.get(name)}
         name = f"base-{now.strftime(_TIME)}-{uuid.uuid4().hex[:12]}.jsonl"
-        self.folder.write(name, b"".join(_base({"of": self._stamp, "folded": folded}, facts, doubtful)))
+        self.folder.write(name, b"".join(_base({"of": self._stamp, "folded": folded, "seen": seen}, facts, doubtful)))
         for old, size in found.sizes.items():
             if old.startswith("base-"):
                 self.folder.delete(old)
@@ -217,10 +229,13 @@ class CacheIndex:
         return max([_time_of(writer), *(t.strftime(_TIME) for t in times)])
 
 
-def _rows(raw: bytes, skip: int, facts: Facts) -> tuple[dict[str, Row], dict[str, Row]]:
-    """What a file says in the end, by id; and the same without what only the first ``skip`` bytes say."""
+def _rows(
+    raw: bytes, facts: Facts, skip: int = 0, seen: int = 0, announced: dict[str, bool] | None = None
+) -> tuple[dict[str, Row], dict[str, Row]]:
+    """What a file says in the end, by id; and the same without what only the first ``skip`` bytes say, where videos
+    that were not announced after ``seen`` bytes are doubtful. ``announced``: what earlier parts say of that."""
     rows: dict[str, Row] = {}
-    new: dict[str, Row] = {} if skip else rows
+    new: dict[str, Row] = {}  # of a base, nothing: it may be of a million videos
     start = 0
     while (end := raw.find(b"\n", start)) >= 0:  # what follows the last one is torn
         line, start = raw[start:end], end + 1
@@ -231,15 +246,19 @@ def _rows(raw: bytes, skip: int, facts: Facts) -> tuple[dict[str, Row], dict[str
                     facts.recipes.setdefault(row["fingerprint"], row["recipe"])
             elif isinstance(row.get("id"), str):
                 rows[row["id"]] = said = _said(row, facts)
+                if announced is None:
+                    continue
+                if len(row) == 1:
+                    announced[row["id"]] = start > seen
                 if start > skip:
-                    new[row["id"]] = said
+                    new[row["id"]] = said if announced.get(row["id"]) else None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue  # damaged: who is not in the index is looked at
     return rows, new
 
 
 def _said(row: Mapping[str, Any], facts: Facts) -> Row:
-    if len(row) == 1 or row.get("gone"):
+    if len(row) == 1 or row.get("still") or row.get("gone"):
         return False if row.get("gone") else None
     try:
         return from_row(row, facts)
@@ -286,17 +305,17 @@ def _head(raw: bytes) -> dict[str, Any]:
         head = json.loads(raw[: raw.find(b"\n")])
     except (ValueError, RecursionError):  # the last of lists in lists without end
         return {}
-    folded = head.get("folded", {}) if isinstance(head, dict) else None
-    return head if isinstance(folded, dict) and all(type(size) is int for size in folded.values()) else {}
+    sizes = [head.get(name, {}) for name in ("folded", "seen")] if isinstance(head, dict) else [None]
+    return head if all(isinstance(s, dict) and all(type(n) is int for n in s.values()) for s in sizes) else {}
+
+
+def _raise_to(sizes: dict[str, int], others: Mapping[str, int]) -> None:
+    for name, size in others.items():
+        sizes[name] = max(size, sizes.get(name, 0))
 
 
 def _writer_of(part: str) -> str:
     return part.rpartition("-")[0]
-
-
-def _plain(name: str) -> str:
-    """A file's name before it was retired."""
-    return name.removesuffix(RETIRED)
 
 
 def _time_of(name: str) -> str:
