@@ -18,8 +18,8 @@ announced, and so looked at, after the base was made. ``seen`` says how long the
 ``folded``: how much of them is in the base). Of other lines only this is known, that the video has to be looked at.
 Files are never changed but by their own writer, and what replaces others says so itself, so that nobody needs a lock,
 on a disk or an object store: a kill at any moment leaves files that still mean the same, or a last line that is torn,
-which counts as never written. A part that ends in ``.gone...`` was about to be removed, and still counts. The folder can
-be removed at any time; it is made again by looking at every video.
+which counts as never written. A part that ends in ``.gone...`` was about to be removed, and still counts. The folder
+can be removed at any time; it is made again by looking at every video.
 """
 
 from __future__ import annotations
