@@ -102,9 +102,9 @@ class Converter:
 def _orientation(frame: av.VideoFrame) -> tuple[int, bool]:
     # Not ``frame.side_data``, which the frame keeps, and which keeps the frame: a cycle around megabytes.
     try:
-        data: Any = SideDataContainer(frame)
+        data: Any = SideDataContainer(frame)  # type: ignore[call-arg]
     except ValueError:  # PyAV knows not all kinds of such data (not EXIF), and gives none if one of them is there
-        data = SideDataContainer(_strip(frame))
+        data = SideDataContainer(_strip(frame))  # type: ignore[call-arg]
     matrix = data.get(SideDataType.DISPLAYMATRIX) if len(data) else None  # mostly there is nothing
     return orientation(struct.unpack("=9i", bytes(matrix))) if matrix is not None else (0, False)
 
