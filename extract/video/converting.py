@@ -10,6 +10,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import VideoReformatter
 
@@ -99,10 +100,11 @@ class Converter:
 
 
 def _orientation(frame: av.VideoFrame) -> tuple[int, bool]:
+    # Not ``frame.side_data``, which the frame keeps, and which keeps the frame: a cycle around megabytes.
     try:
-        data: Any = frame.side_data
+        data: Any = SideDataContainer(frame)  # type: ignore[call-arg]
     except ValueError:  # PyAV knows not all kinds of such data (not EXIF), and gives none if one of them is there
-        data = _strip(frame).side_data
+        data = SideDataContainer(_strip(frame))  # type: ignore[call-arg]
     matrix = data.get(SideDataType.DISPLAYMATRIX) if len(data) else None  # mostly there is nothing
     return orientation(struct.unpack("=9i", bytes(matrix))) if matrix is not None else (0, False)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -133,6 +134,20 @@ def test_pixels_equal_pyavs_own_conversion(tmp_path: Path) -> None:
     assert (video.width, video.height, video.rotation, video.fps) == (70, 50, 0, 30.0)
     assert video.promised_frames == 12
     assert "mpeg4" in video.decoder
+
+
+def test_a_frame_is_given_back_with_its_last_reference(tmp_path: Path) -> None:
+    """Not at some later time, when Python looks for cycles: frames are megabytes each."""
+    path = write_video(tmp_path / "a.mp4", 12)
+    gc.collect()
+    gc.disable()
+    try:
+        with open_video(path) as video:
+            for frame in video.frames:
+                frame.rgb()
+        assert sum(isinstance(one, av.VideoFrame) for one in gc.get_objects()) <= 2
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("name", ["12:30.mp4", "a b.mp4", "-dash.mp4", "ünï'c\"ode.mp4", "%05d.mp4", "x|y.mp4"])
