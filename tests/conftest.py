@@ -32,6 +32,7 @@ TESTS = Path(__file__).parent
 ORDER = {TESTS / f"{name}.py": place for place, name in enumerate(SLOW)}
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: ORDER.get(item.path, len(ORDER)))  # in a file the order stays
     for item in items:

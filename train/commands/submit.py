@@ -153,7 +153,7 @@ def oracle(
     manifest = load(dataset, root, store, follow_links)
     num_frames = None if store is None else cached_videos(store, [])[0]
     tracks, labels = read_tracks(manifest, wanted, num_frames, partial(duration_s, store) if store else None)
-    tell(labels.lines(), [*manifest.notes, *([manifest.note] if manifest.note else [])])
+    tell(labels.lines(), [manifest.note] if manifest.note else [])
     parts = sorted({str(t.split) for t in tracks})
     # Two people of one video in train and val: its labels count on both sides, and no ceiling means anything.
     check_groups([parts.index(str(t.split)) for t in tracks], [t.group for t in tracks], parts)
