@@ -104,7 +104,7 @@ class CacheIndex:
             OSError: the index cannot be written; the video must not be changed then.
         """
         with self._lock:
-            if video_id not in self._open:
+            if video_id not in self._open or self._torn:  # a settle that failed may be there all the same
                 self._append([_line({"id": video_id})])
                 self._open.add(video_id)
 
