@@ -28,6 +28,7 @@ PATIENCE_S = 5.0  # for the system to end one
 LOOK_S = 0.25  # how often a waiting thread looks whether it is still wanted
 LENGTH = struct.Struct("!I")
 SETUP_FAILED = 78  # exit status of a process that could not even begin its first work
+ALARM = -signal.SIGALRM if os.name == "posix" else None
 OUTSIDE = (signal.SIGKILL, signal.SIGTERM) if os.name == "posix" else ()
 NO_THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 Received = TypeVar("Received")
@@ -135,6 +136,7 @@ class ChildProcess:
             ChildStartError: it could not set itself up.
         """
         waited_s = 0.0
+        hung = self._lost("Hung", f"no sign of life from the {self.who} for {timeout_s:g} s{{}}; it was ended")
 
         def waiting() -> None:
             nonlocal waited_s
@@ -142,12 +144,14 @@ class ChildProcess:
             # Not by the clock: after Ctrl-Z, or on a machine that slept, that would be long ago.
             waited_s += LOOK_S if wanted() else 0
             if waited_s >= timeout_s:
-                raise self._lost("Hung", f"no sign of life from the {self.who} for {timeout_s:g} s{{}}; it was ended")
+                raise hung
 
         try:
             return receive(self._link, waiting)
         except (EOFError, OSError):
-            raise self._death() from None
+            lost = self._death()
+            # Its own alarm clock, where this process got so little time that it did not look for twice as long.
+            raise hung if self.process.returncode == ALARM else lost from None
         except ValueError as error:
             raise self._lost("Died", f"the {self.who} process sent nonsense{{}}: {str(error)[:500]}") from None
 

@@ -20,7 +20,7 @@ SLOW = """
     extract/test_decode_processes extract/test_pipeline_benchmarks train/test_hostile_runs
     extract/test_bad_inputs train/test_kills extract/test_miniature extract/captioners/test_hub
     train/test_report train/test_cli shared/test_cache extract/captioners/test_contract extract/test_reuse
-    extract/test_resume extract/captioners/test_server extract/test_recaption extract/test_reuse_benchmark
+    extract/test_resume extract/captioners/test_server extract/test_recaption
     extract/minigpt/test_vision extract/test_shards extract/test_processes extract/minigpt/test_captioner
     extract/test_systemic extract/test_memory train/test_protocols extract/minigpt/test_checkpoint
     extract/test_export extract/test_verify_commands train/test_loop extract/minigpt/test_llm

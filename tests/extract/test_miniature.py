@@ -169,6 +169,7 @@ def test_the_learner_learns_and_keeps_float32() -> None:
     assert all(p.dtype == torch.float32 for p in learner.finish().parameters())
 
 
+@pytest.mark.soak
 def test_an_interrupted_training_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
     pictures = load_pictures(tmp_path, "train", 128, clip=False)
     whole = train_clip(pictures, 3, 0, Keeper("clip", tmp_path / "whole", print))

@@ -28,6 +28,7 @@ def run_benchmark(script: str, out: Path, *options: Any) -> dict[str, Any]:
     return figures
 
 
+@pytest.mark.soak
 def test_overlap(tmp_path: Path) -> None:
     options = ["--only", "720p", "--frames", 12, "--copies", 2, "--loads", 1]
     figures = run_benchmark("extract_pipeline.py", tmp_path / "out.json", *options)
@@ -45,6 +46,7 @@ def test_decoders(tmp_path: Path) -> None:
     assert figures["pyav_none_1_speedup_all"] == 1
 
 
+@pytest.mark.soak
 def test_many_videos(tmp_path: Path) -> None:
     figures = run_benchmark("many_videos.py", tmp_path / "out.json", "--clips", 3, "--calibrate", 200)
     assert figures["frames"] == 64 + 65 + 66

@@ -17,10 +17,10 @@ def test_kills_at_random_moments(tmp_path: Path, cli: Callable[..., Result]) -> 
     options = ("--preset", "tiny", "--cache")
     assert cli("run", killing.folder, *options, killing.whole).exit_code == 0
     rng, url = np.random.default_rng(0), killing.scratch / "in" / "killed.zarr"
-    for number, way in enumerate(("SIGKILL", "SIGTERM", "decoder", "SIGKILL", "SIGINT twice")):
-        moment = (number + rng.uniform(0.2, 0.9)) / 5 * 0.8 * killing.num_files
+    for number, way in enumerate(("SIGKILL", "SIGTERM", "decoder")):
+        moment = (number + rng.uniform(0.2, 0.9)) / 3 * 0.8 * killing.num_files
         killing.kill(url, way, rng, files=int(moment))
-    assert sum(count for (_, status), count in killing.counts.items() if status) >= 3  # a few may have come too late
+    assert sum(count for (_, status), count in killing.counts.items() if status) >= 2  # one may have come too late
     # A video whose decoder was killed is in the ledger; it is tried once more without being asked for.
     assert cli("run", killing.folder, *options, url).exit_code == 0
     left = Path(f"{url}.claims")  # by a run that was killed after its last video was complete

@@ -9,9 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 REPO = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.soak  # test_reuse.py has that both ways agree
 def test_quick_run(tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     command = [sys.executable, "benchmarks/extract_reuse.py", "--quick", "--strides", "16", "64", "--json", str(out)]

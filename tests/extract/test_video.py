@@ -145,7 +145,7 @@ def test_a_frame_is_given_back_with_its_last_reference(tmp_path: Path) -> None:
         with open_video(path) as video:
             for frame in video.frames:
                 frame.rgb()
-        assert sum(isinstance(one, av.VideoFrame) for one in gc.get_objects()) <= 2
+        assert sum(type(one) is av.VideoFrame for one in gc.get_objects()) <= 2
     finally:
         gc.enable()
 
