@@ -13,7 +13,7 @@ ARGS    ?=
 
 PY    := $(VENV)/bin/python
 # A process of tests per core, each with one thread; the tests of a file stay together (tests/conftest.py).
-TESTS := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder
+TESTS := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 READY := $(VENV)/.ready
 
 # Names and paths reach the recipes as the environment, word for word: $(value ...) keeps make from expanding a "$(...)"
@@ -80,7 +80,7 @@ status: $(READY) ## what is extracted of DATASET, what failed and why
 test: $(READY) ## run the test suite
 	$(TESTS) $(ARGS)
 
-quick: $(READY) ## run the tests of what takes little time, a minute on 2 cores
+quick: $(READY) ## run the tests of what takes little time
 	$(TESTS) -m 'not soak and not slow' $(ARGS)
 
 export: $(READY) ## copy the features of DATASET to OUT=features.h5 (ARGS='--format parquet' for a folder of tables)

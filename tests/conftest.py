@@ -13,12 +13,12 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 os.environ["SOAK_SEED"] = os.environ.get("SOAK_SEED") or str(secrets.randbelow(2**31))
 
 # Files of more than five seconds, longest first. They begin first, so that none is left alone at the end; `make quick`
-# leaves them out. CONTRIBUTING.md has the budgets.
+# leaves them out. One Ray at a time: test_ray has ended when test_ray_alone begins.
 SLOW = """
-    extract/test_ray extract/test_ray_alone extract/test_videoprism_attention extract/test_videoprism
+    extract/test_ray extract/test_videoprism_attention extract/test_videoprism
     train/test_together extract/minigpt/test_generation extract/test_commands extract/test_sharing
     extract/test_decode_processes extract/test_pipeline_benchmarks train/test_hostile_runs
-    extract/test_bad_inputs train/test_kills extract/test_miniature extract/captioners/test_hub
+    extract/test_bad_inputs extract/test_ray_alone train/test_kills extract/test_miniature extract/captioners/test_hub
     train/test_report train/test_cli shared/test_cache extract/captioners/test_contract extract/test_reuse
     extract/test_resume extract/captioners/test_server extract/test_recaption
     extract/minigpt/test_vision extract/test_shards extract/test_processes extract/minigpt/test_captioner
@@ -32,14 +32,11 @@ TESTS = Path(__file__).parent
 ORDER = {TESTS / f"{name}.py": place for place, name in enumerate(SLOW)}
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: ORDER.get(item.path, len(ORDER)))  # in a file the order stays
     for item in items:
         if item.path in ORDER:
             item.add_marker(pytest.mark.slow)
-        if item.get_closest_marker("xdist_group") is None:  # files share what their fixtures made
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

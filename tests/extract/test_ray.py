@@ -31,10 +31,7 @@ from extract.cluster.members import Member, Shares
 from tests.extract.ray_cluster import SmallCluster
 
 # Ray forks its processes, and other tests have loaded JAX into this one by then, which warns of that.
-pytestmark = [
-    pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called:RuntimeWarning"),
-    pytest.mark.xdist_group("ray"),  # one Ray at a time: they are told by the folders that they leave
-]
+pytestmark = pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called:RuntimeWarning")
 PATIENCE_S = 90.0
 
 

@@ -46,7 +46,6 @@ from extract.cluster.actor import EncoderProcess, Post, plain, root_stamp
 from extract.cluster.connection import LOCK, PREFIX, sweep
 from extract.cluster.decode import TaskDecoders
 
-pytestmark = pytest.mark.xdist_group("ray")  # as in test_ray.py
 PATIENCE_S = 90.0  # two processes of Ray's own outlive a killed driver by a minute
 ALONE = ("--engine", "ray")
 # What Python runs first in every process of a run; see ``sabotaged``.
