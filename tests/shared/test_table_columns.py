@@ -4,31 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.manifest import ManifestError, load_manifest
-
-
-def touch(root: Path, *names: str) -> None:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
-
-
-def toml(folder: Path, text: str) -> Path:
-    file = folder / "data.toml"
-    file.write_text(f'name = "data"\n{text}', encoding="utf-8")
-    return file
-
-
-def table(folder: Path, *lines: str) -> Path:
-    file = folder / "videos.csv"
-    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return file
-
-
-def problems_of(source: Path) -> list[str]:
-    with pytest.raises(ManifestError) as caught:
-        load_manifest(source)
-    return caught.value.problems
+from shared.manifest import load_manifest
+from tests.shared.test_manifest import problems_of, table, toml, touch
 
 
 @pytest.mark.parametrize(
