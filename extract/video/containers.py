@@ -33,6 +33,9 @@ ELEMENTS = "1a45dfa3 114d9b74 1549a966 1654ae6b 1c53bb6b 1043a770 1941a469 1254c
 # And numbers: CRC-32, Timestamp, Position, PrevSize, BlockDuration, Reference*, DiscardPadding.
 NUMBERS = frozenset(bytes.fromhex(name) for name in ("bf", "e7", "a7", "ab", "9b", "fb", "fa", "fd", "75a2"))
 KNOWN = ENTERED | BLOCKS | NUMBERS | {bytes.fromhex(name) for name in ELEMENTS.split()}
+# Only in a BlockGroup. One that stands elsewhere was something else, a block perhaps, before a bit of it changed.
+GROUP = bytes.fromhex("a0")
+GROUPED = frozenset(bytes.fromhex(name) for name in "a1 a2 a4 75a1 75a2 8e c8 9b fb fa fd".split())
 FLV_TAGS = frozenset([8, 9, 15, 18])  # sound, picture, script data twice
 ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 ASF_HEAD = 2**16
@@ -178,11 +181,13 @@ def _riffs(file: int, size: int) -> Structure:
 def _elements(file: int, size: int) -> Structure:
     """Matroska and WebM: clusters, their blocks, and what else there is on these levels."""
     found, place, end, live = Structure(), 0, size, False
+    group_end = 0
     for _ in _parts():
         if place >= end:
             break
         ident, body, length = _element(os.pread(file, 12, place))
-        if ident not in KNOWN or (ident in NUMBERS and (length is None or length > 8)):
+        lost = ident in GROUPED and place >= group_end
+        if ident not in KNOWN or lost or (ident in NUMBERS and (length is None or length > 8)):
             found.flaw = _stops(file, place, size).flaw if live else _breaks(place)
             break
         place += body
@@ -191,6 +196,8 @@ def _elements(file: int, size: int) -> Structure:
             end = place + length
             if end > size:
                 found.flaw, end = _short(end, size).flaw, size
+        if ident == GROUP:
+            group_end = end if length is None else place + length
         if ident in BLOCKS:
             found.blocks[_number(os.pread(file, 8, place))[0]] += 1
         if ident == TRACKS and length is not None:

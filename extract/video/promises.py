@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 MAX_MISSING_S = 0.25
 # Codecs with packets that show no picture ("not coded", hidden references, fields): below this share it is a loss.
 MIN_DECODED_SHARE = 0.85
+# Every packet shows one picture: hidden references travel in the packet of the next one (a superframe).
+ONE_A_PACKET = frozenset(["vp9", "libvpx-vp9"])
 SKIPPING_CODECS = frozenset(["mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4", "vp8", "h261", "h263", "flv", "vc1", "wmv3"])
 
 
@@ -142,8 +144,8 @@ def shortfall(promise: Promise, tally: Tally, decoded: int, codec: str, step_s: 
     whole = promise.frames and decoded >= promise.frames
     if promise.flaw and not whole:
         return promise.flaw
-    due = promise.frames - tally.empty - tally.num_leading
-    if promise.frames and decoded < (MIN_DECODED_SHARE * due - 1 if codec in SKIPPING_CODECS else due):
+    due = (promise.frames or (promise.packets if codec in ONE_A_PACKET else 0)) - tally.empty - tally.num_leading
+    if due > 0 and decoded < (MIN_DECODED_SHARE * due - 1 if codec in SKIPPING_CODECS else due):
         return f"{due - decoded} of its frames did not come out of the decoder"
     if _is_late(promise, tally, step_s):
         return f"the file ends at {tally.read_to_s:.1f} s, its header promises {promise.duration_s:.1f} s"

@@ -183,6 +183,18 @@ def test_frames_lost_in_the_middle_are_noticed(name: str, tmp_path: Path) -> Non
         check_whole_or_refused(tmp_path / name, (176, 144) if name == "h263.3gp" else (64, 48))
 
 
+@pytest.mark.parametrize("other", [b"\xa2", b"\xa1"], ids=["virtual", "grouped"])
+def test_a_block_that_became_another_element_is_missed(other: bytes, tmp_path: Path) -> None:
+    """One bit of its id: demuxers skip an element that has no meaning where it stands."""
+    file = tmp_path / "vp9.webm"
+    whole = render(file).read_bytes()
+    places = [n for n in range(whole.index(b"\x1f\x43\xb6\x75"), len(whole)) if whole[n : n + 1] == b"\xa3"]
+    assert len(places) >= 10
+    for place in places:
+        file.write_bytes(whole[:place] + other + whole[place + 1 :])
+        check_whole_or_refused(file, (64, 48))
+
+
 @pytest.mark.parametrize("cut", [1, 10, 200])
 @pytest.mark.parametrize("name", ["h264.mkv", "vp9.webm", "mpeg4.avi", "mjpeg.avi", "faststart.mp4", "vp8.ogv"])
 def test_a_few_bytes_cut_off_are_noticed_or_cost_nothing(name: str, cut: int, tmp_path: Path) -> None:

@@ -51,10 +51,8 @@ def test_kills_on_a_cluster(tmp_path: Path, soak: Soak) -> None:
             for attempt in range(KILLS + 1):
                 run = killing.start(url, *cluster.options, "--actors", "2", "--retry-failed")
                 for _ in range(KILLS if attempt < KILLS else 0):
-                    files, deadline = (
-                        int(rng.integers(count_files(url), killing.num_files)),
-                        time.monotonic() + PATIENCE_S,
-                    )
+                    last, deadline = killing.num_files - 1, time.monotonic() + PATIENCE_S
+                    files = int(rng.integers(min(count_files(url), last), last + 1))
                     while run.poll() is None and count_files(url) < files and time.monotonic() < deadline:
                         time.sleep(0.01)
                     way = str(rng.choice(WAYS, p=[0.35, 0.25, 0.2, 0.1, 0.1]))
