@@ -34,11 +34,12 @@ from extract.decode.ahead import DecodeAhead, Decoders, Failed, Finished, Job
 from extract.decode.sampling import Item, Window
 from extract.encoders.captioners.offline import OfflineCaptioner
 from extract.encoders.contract import Rows
-from extract.pipeline import MAX_QUEUE_BYTES, plan_jobs, run
-from extract.plan import TimelinePacker, WindowPacker
+from extract.faults.ledger import FailureLedger
+from extract.flow.packing import TimelinePacker, WindowPacker
+from extract.flow.pipeline import MAX_QUEUE_BYTES, run
+from extract.jobs.planning import plan_jobs
 from extract.preparation import ClipFrames, VideoPrismFrames
 from shared.cache import FeatureCache
-from shared.ledger import FailureLedger
 from shared.manifest import Manifest, Video
 from shared.windows import WindowSpec
 

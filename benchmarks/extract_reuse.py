@@ -37,7 +37,7 @@ from sections.flops import stage_gigaflops
 from extract.config import CaptionerConfig, ClipConfig, ExtractConfig, VideoPrismConfig
 from extract.decode.sampling import Item, Window
 from extract.encoders import build_encoder
-from extract.plan import TimelinePacker, WindowPacker
+from extract.flow.packing import TimelinePacker, WindowPacker
 from shared.windows import WindowPlan, WindowSpec
 
 STREAMS = {"videoprism": "video", "clip": "image", "captions": "text"}

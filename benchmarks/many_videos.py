@@ -37,9 +37,10 @@ from extract_pipeline import SHARES, calibrate, count_batches, decode_only, enco
 from extract.config import PRESETS
 from extract.decode.ahead import Job
 from extract.encoders import build_encoders
-from extract.pipeline import plan_jobs, run
+from extract.faults.ledger import FailureLedger
+from extract.flow.pipeline import run
+from extract.jobs.planning import plan_jobs
 from shared.cache import FeatureCache
-from shared.ledger import FailureLedger
 from shared.manifest import Manifest, Video
 from shared.windows import WindowSpec
 

@@ -33,23 +33,23 @@ import av
 import numpy as np
 import torch
 
-from shared.annotations import AU_NAMES, EXPR_NAMES
 from shared.cache import FeatureCache, VideoInfo
 from shared.datasets import find_dataset
-from shared.label_formats import read_labels
+from shared.labels.annotations import AU_NAMES, EXPR_NAMES
+from shared.labels.formats import read_labels
 from shared.manifest import load_manifest
 from shared.windows import WindowSpec
-from train.checkpoints import build_model, save_model
 from train.commands.parts import completed
 from train.config import TrainConfig
-from train.crossval import assign_folds
-from train.data import cached_videos, load_features
-from train.evaluate import TrackScores
-from train.files import write_json
-from train.postprocess import identity, tune
-from train.runs import create_run, run_facts
+from train.data.features import cached_videos, load_features
+from train.data.tracks import read_tracks
+from train.experiments.crossval import assign_folds
+from train.judging.evaluate import TrackScores
+from train.judging.postprocess import identity, tune
+from train.runs.checkpoints import build_model, save_model
+from train.runs.files import write_json
+from train.runs.folder import create_run, run_facts
 from train.tasks import task_named
-from train.tracks import read_tracks
 
 REPO = Path(__file__).resolve().parents[1]
 SPEC = WindowSpec(size=64, stride=64)

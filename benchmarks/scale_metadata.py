@@ -134,10 +134,10 @@ def train(folder: Path, count: int) -> Figures:
     """From the command line to the windows of every fold, features aside."""
     from shared.manifest import load_manifest
     from train.config import TrainConfig
-    from train.crossval import assign_folds
-    from train.data import cached_videos
+    from train.data.features import cached_videos
+    from train.data.tracks import read_tracks
+    from train.experiments.crossval import assign_folds
     from train.tasks import TASKS
-    from train.tracks import read_tracks
 
     figures, made = {}, {}
     cache = FeatureCache.open(cache_at(folder))
@@ -156,8 +156,8 @@ def train(folder: Path, count: int) -> Figures:
 
 def plan(folder: Path, count: int) -> Figures:
     """The resume scan of ``extract run``; the files of the videos are not there, so none is asked for its size."""
-    from extract.jobs import plan_jobs
-    from shared.ledger import FailureLedger
+    from extract.faults.ledger import FailureLedger
+    from extract.jobs.planning import plan_jobs
     from shared.manifest import load_manifest
 
     cache = FeatureCache.create(cache_at(folder), dataset="clips", window=SPEC)

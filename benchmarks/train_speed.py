@@ -39,13 +39,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from shared.cache import FeatureCache, VideoInfo
 from shared.windows import WindowSpec
 from train.config import TrainConfig
-from train.data import Features, Windows, build_windows, load_features
+from train.data.features import Features, Windows, build_windows, load_features
+from train.data.labels import Track
+from train.data.resident import gather_for, place
 from train.fit.fitting import new_objective, targets_of
 from train.fit.loop import fit
 from train.fit.together import Member, fit_together
 from train.heads.layers import written_out
-from train.labels import Track
-from train.resident import gather_for, place
 from train.tasks import TASKS
 
 SPEC = WindowSpec()

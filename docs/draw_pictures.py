@@ -20,8 +20,8 @@ from PIL import Image
 from extract.miniature.scenes import render_frames
 from extract.miniature.world import ACTIONS, draw_script
 from shared.cache import FeatureCache
-from train.data import read_captions
-from train.runs import latest_run
+from train.data.features import read_captions
+from train.runs.folder import latest_run
 
 REPO = Path(__file__).resolve().parents[1]
 FOLDER = REPO / "docs" / "pictures"

@@ -10,7 +10,7 @@ from shared.manifest import ManifestError, dataset_name_problem, name_from, read
 from shared.manifest.loading import PACKAGED
 from shared.names import unknown_name
 from shared.places import check_secrets, is_url, local_path
-from shared.video_names import VIDEO_SUFFIXES, is_frame_folder
+from shared.videos.names import VIDEO_SUFFIXES, is_frame_folder
 
 
 def find_dataset(name: str) -> Path:

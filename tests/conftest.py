@@ -31,7 +31,7 @@ SLOW = """
     extract/test_hostile_video train/test_pitfalls shared/test_cache_index shared/test_scale_benchmark
     train/test_crossval extract/test_plan_command shared/test_windows train/test_heads test_interrupts
     extract/test_retrying extract/test_plan extract/test_recordings train/test_postprocess train/test_folds
-    extract/test_shown shared/test_claims extract/test_inflight
+    extract/test_shown extract/test_claims extract/test_inflight
 """.split()  # noqa: SIM905
 TESTS = Path(__file__).parent
 ORDER = {TESTS / f"{name}.py": place for place, name in enumerate(SLOW)}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -13,169 +15,34 @@ import pytest
 REPO = Path(__file__).resolve().parents[1]
 STAGES = ("extract", "train", "shared")
 
-# From top to bottom. A module imports only from layers below its own, never from its own; "a.*" is a whole package.
-LAYERS: dict[str, list[set[str]]] = {
+# Rooms (packages, and modules at the top of a stage), from top to bottom. A room imports only from rooms of lines below
+# its own; the modules of a room may import each other, but not in a circle.
+ROOMS: dict[str, list[str]] = {
     "extract": [
-        {"extract.__main__", "extract.miniature.make", "extract.miniature.check"},
-        {"extract.miniature.train_minigpt"},
-        {"extract.miniature.train_clip", "extract.miniature.train_videoprism"},
-        {
-            "extract.miniature.optimize",
-            "extract.miniature.dataset",
-            "extract.miniature.keeping",
-            "extract.miniature.videoprism_torch",
-        },
-        {"extract.interchange.cli"},
-        {
-            "extract.commands.captions",
-            "extract.commands.doctor",
-            "extract.commands.index",
-            "extract.interchange.commands",
-            "extract.commands.plan",
-            "extract.commands.verify",
-            "extract.commands.options",
-        },
-        {"extract.commands.run", "extract.commands.status", "extract.commands.demo"},
-        {"extract.commands.parts"},
-        {"extract.commands"},
-        {"extract.commands.choose_engine"},
-        {"extract.cluster.engine"},
-        {"extract.cluster.deal"},
-        {"extract.cluster.members"},
-        {"extract.cluster.actor", "extract.cluster.connection"},
-        {"extract.cluster.decode", "extract.cluster.doubts", "extract.engines"},
-        {"extract.cluster"},
-        {"extract.show.plan", "extract.show.summary", "extract.show.status"},
-        {"extract.show.progress", "extract.demo", "extract.show.dataset", "extract.inflight"},
-        {"extract.show"},
-        {"extract.estimate"},
-        {"extract.calibrate"},
-        {"extract.cost", "extract.shards"},
-        {"extract.dataset_doctor"},
-        {
-            "extract.interchange.export_hdf5",
-            "extract.interchange.export_parquet",
-            "extract.interchange.import_archive",
-            "extract.interchange.import_external",
-        },
-        {
-            "extract.interchange.archive_reading",
-            "extract.interchange.external_times",
-            "extract.interchange.selection",
-            "extract.interchange.writing",
-        },
-        {"extract.interchange.external_facts"},
-        {"extract.interchange.external_files", "extract.interchange.video_facts", "extract.interchange.whole_output"},
-        {"extract.interchange.hdf5_file"},
-        {"extract.interchange.hdf5_child"},
-        {"extract.interchange.hdf5_reading"},
-        {"extract.interchange.hdf5_layout"},
-        {"extract.interchange"},
-        {"extract.pipeline", "extract.recaption"},
-        {"extract.sharing", "extract.loading", "extract.repair"},
-        {"extract.jobs"},
-        {"extract.demo_story", "extract.caption_files", "extract.systemic", "extract.retrying"},
-        {"extract.assemble"},
-        {"extract.decode.ahead", "extract.plan"},
-        {"extract.decode.decoders", "extract.decode.fetching"},
-        {"extract.decode.child", "extract.decode.process"},
-        {"extract.decode.one_video", "extract.decode.wire"},
-        {"extract.decode.events", "extract.decode.preparing", "extract.memory"},
-        {"extract.decode.sampling"},
-        {"extract.decode"},
-        {"extract.child_process"},
-        {"extract.encoders", "extract.encoders.untrained"},
-        {"extract.encoders.text", "extract.encoders.clip_sizes"},
-        {"extract.encoders.caption_tokens"},
-        {"extract.encoders.captioners"},
-        {"extract.encoders.captioners.hub", "extract.encoders.minigpt.captioner", "extract.encoders.minigpt.doctor"},
-        {"extract.encoders.minigpt.tiny", "extract.encoders.minigpt.vision"},
-        {"extract.encoders.minigpt.generation", "extract.encoders.minigpt.remote"},
-        {"extract.encoders.minigpt.files", "extract.encoders.minigpt.llm"},
-        {
-            "extract.encoders.minigpt.checkpoint",
-            "extract.encoders.minigpt.prompt",
-            "extract.encoders.minigpt.decoding",
-        },
-        {"extract.encoders.minigpt.memory"},
-        {"extract.encoders.minigpt.variants"},
-        {"extract.encoders.minigpt"},
-        {
-            "extract.encoders.clip",
-            "extract.encoders.videoprism",
-            "extract.encoders.captioners.hub_files",
-            "extract.encoders.captioners.offline",
-            "extract.encoders.captioners.server",
-        },
-        {
-            "extract.encoders.captioners.contract",
-            "extract.encoders.captioners.endpoint",
-            "extract.encoders.captioners.quality",
-        },
-        {"extract.encoders.videoprism_model"},
-        {
-            "extract.encoders.videoprism_attention",
-            "extract.encoders.videoprism_checkpoint",
-            "extract.encoders.contract",
-            "extract.encoders.devices",
-            "extract.encoders.digests",
-            "extract.encoders.parts",
-            "extract.encoders.quiet",
-        },
-        {"extract.encoders.packaged"},
-        {"extract.encoders.revisions"},
-        {"extract.video"},
-        {"extract.video.reading"},
-        {"extract.video.converting", "extract.video.folder", "extract.video.promises"},
-        {"extract.video.containers", "extract.video.showing", "extract.video.sources"},
-        {"extract.video.types"},
-        {"extract.config", "extract.preparation", "extract.decode.turns"},
-        {"extract.miniature.scenes", "extract.miniature.sentences"},
-        {"extract.miniature.world"},
-        {"extract.miniature"},
-        {"extract"},
+        "__main__",
+        "interchange",
+        "commands",
+        "cluster show",
+        "flow captions",
+        "sharing",
+        "jobs",
+        "faults costs demo",
+        "decode miniature",
+        "encoders",
+        "video watcher child_process preparation config",
     ],
     "train": [
-        {"train.__main__"},
-        {"train.commands.study_cli"},
-        {"train.commands.options"},
-        {"train.commands.runs", "train.commands.study", "train.commands.submit"},
-        {"train.commands.parts"},
-        {"train.report", "train.inference", "train.changes", "train.mending"},
-        {"train.show.study"},
-        {"train.show.training", "train.submission.check", "train.summary"},
-        {"train.audit", "train.ablate"},
-        {"train.crossval"},
-        {"train.fit.train_folds"},
-        {"train.runs"},
-        {"train.fit.loop", "train.fit.together", "train.fit.way"},
-        {"train.fit.fold_stack"},
-        {"train.fit.fitting"},
-        {"train.fit.objective", "train.checkpoints"},
-        {"train.submission.dvd"},
-        {"train.postprocess", "train.oracle", "train.submission.files"},
-        {"train.evaluate", "train.resident"},
-        {"train.data"},
-        {"train.tracks", "train.cautions"},
-        {"train.labels", "train.bootstrap", "train.priors", "train.spans"},
-        {"train.fit.augment", "train.fit.autoencode"},
-        {"train.metrics", "train.folds", "train.losses", "train.config", "train.run_checks"},
-        {"train.heads"},
-        {
-            "train.heads.cross_gru",
-            "train.heads.cross_gru_literal",
-            "train.heads.concat",
-            "train.heads.mean_pool",
-            "train.heads.pairs",
-            "train.heads.single",
-            "train.heads.standardize",
-        },
-        {"train.heads.layers"},
-        {"train.fit.noise", "train.fit.adamw", "train.memory", "train.files"},
-        {"train.tasks"},
-        {"train.commands", "train.fit", "train.show", "train.submission"},
-        {"train"},
+        "__main__",
+        "commands",
+        "show",
+        "experiments",
+        "fit",
+        "runs submission",
+        "judging",
+        "data",
+        "heads config tasks",
     ],
+    "shared": ["datasets", "cache manifest", "videos", "labels process", "names places recipe windows"],
 }
 # google_crc32c is zarr's own checksum; fsspec is what zarr reaches object stores with.
 EVERYWHERE_IN_SHARED = {"numpy", "pandas", "zarr", "shared", "google_crc32c", "filelock", "fsspec"}
@@ -186,7 +53,7 @@ ONLY_IN = {
     "transformers": ("extract.encoders", "extract.miniature"),
     "ray": "extract.cluster",
     "openai": "extract.encoders.captioners.endpoint",
-    "av": ("extract.video.reading", "extract.video.converting", "extract.demo"),
+    "av": ("extract.video.reading", "extract.video.converting", "extract.demo.render"),
 }
 
 
@@ -262,23 +129,72 @@ def test_stage_two_never_sees_a_decoder_or_an_encoder() -> None:
     assert [f"{n}: {i}" for n, f in IMPORTS.items() if top(n) == "train" for i in f if top(i) in banned] == []
 
 
-@pytest.mark.parametrize("stage", LAYERS)
-def test_imports_inside_a_stage_go_down(stage: str) -> None:
-    level = {name: height for height, layer in enumerate(reversed(LAYERS[stage])) for name in layer}
-    unplaced = [name for name in modules(stage) if name not in level]
-    assert unplaced == [], "give every module its layer"
+def room(name: str) -> str:
+    return name.split(".")[1]
+
+
+@pytest.mark.parametrize("stage", ROOMS)
+def test_imports_between_rooms_go_down(stage: str) -> None:
+    level = {name: height for height, names in enumerate(reversed(ROOMS[stage])) for name in names.split()}
+    inside = [name for name in modules(stage) if name != stage]
+    assert {room(name) for name in inside} == level.keys(), "every room has its line, every line its room"
     wrong = [
         f"{name} imports {found}"
-        for name in modules(stage)
+        for name in inside
         for found in IMPORTS[name]
-        if top(found) == stage and level[found] >= level[name]
+        if top(found) == stage and room(found) != room(name) and level[room(found)] >= level[room(name)]
     ]
     assert wrong == []
 
 
-def test_every_layer_exists() -> None:
-    placed = {name for layers in LAYERS.values() for layer in layers for name in layer}
-    assert sorted(placed - ALL) == []
+def test_no_imports_in_a_circle() -> None:
+    TopologicalSorter({name: ALL.intersection(found) for name, found in IMPORTS.items()}).prepare()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_few_files_lie_loose_at_the_top_of_a_stage(stage: str) -> None:
+    assert len(list((REPO / stage).glob("*.py"))) <= 8
+
+
+@pytest.mark.parametrize(
+    "package", sorted(name for name in ALL if REPO.joinpath(*name.split("."), "__init__.py").is_file())
+)
+def test_every_room_says_what_it_is(package: str) -> None:
+    assert ast.get_docstring(ast.parse(REPO.joinpath(*package.split("."), "__init__.py").read_text(encoding="utf-8")))
+
+
+def walks() -> dict[str, list[str]]:
+    """The walks through the code that CONTRIBUTING.md describes: title -> dotted names, in order."""
+    text = (REPO / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    sections = {part.partition("\n")[0]: part for part in text.split("\n## ")}
+    return {
+        title: [
+            path.replace("/", ".") for path in re.findall(r"^\d+\. `([\w/]+)\.py`: \S", sections[title], re.MULTILINE)
+        ]
+        for title in ("A frame's way", "A label's way")
+    }
+
+
+@pytest.mark.parametrize("title", ["A frame's way", "A label's way"])
+def test_the_walks_of_contributing_follow_the_imports(title: str) -> None:
+    """The files of a walk hang together: following imports from the first leads to all others."""
+    walk = walks()[title]
+    assert len(walk) == 12
+    assert set(walk) <= ALL
+    # Through these a caller knows what it calls: contracts, and rooms whose opening hands out what is in them.
+    fronts = {name for name in ALL if name.endswith(".contract") or (REPO / name.replace(".", "/")).is_dir()}
+    reached = {walk[0]}
+    for _ in walk:
+        known = {*reached, *(c for name in reached for c in fronts.intersection(IMPORTS[name]))}
+        reached |= {n for n in walk if any(n in IMPORTS[other] or other in IMPORTS[n] for other in known)}
+    assert [name for name in walk if name not in reached] == []
+
+
+def test_the_recipes_of_contributing_name_what_is_there() -> None:
+    text = (REPO / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:extract|train|shared|tests|docs|benchmarks)/[\w/.]*)`", text))
+    assert named
+    assert [path for path in sorted(named) if not (REPO / path).exists() and "NAME" not in path] == []
 
 
 @pytest.mark.parametrize(
@@ -294,7 +210,7 @@ def test_every_layer_exists() -> None:
         ),
         (["extract", "extract.__main__"], {"jax", "torch", "av", "numpy", "zarr", "pandas"}),
         (
-            ["extract.pipeline", "extract.commands.run", "extract.show.progress", "extract.show.status"],
+            ["extract.flow.pipeline", "extract.commands.run", "extract.show.progress", "extract.show.status"],
             {"jax", "torch", "open_clip", "transformers"},
         ),
         (["extract.decode.child"], {"jax", "torch", "torchvision", "zarr", "pandas", "rich", "typer"}),

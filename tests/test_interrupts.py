@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 import extract.__main__
 import train.__main__
-from shared import interrupts
-from shared.interrupts import GO_ON, Interrupts, until_interrupted
+from shared.process import interrupts
+from shared.process.interrupts import GO_ON, Interrupts, until_interrupted
 
 REPO = Path(__file__).resolve().parents[1]
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
@@ -49,7 +49,7 @@ AT_WORK = {  # what all of them come by, sooner or later
     "extract": (
         "shared.cache.FeatureCache.open",
         "shared.cache.opening.open_root",
-        "extract.demo.render_demo",
+        "extract.demo.render.render_demo",
         "extract.commands.plan.load",
     ),
     "train": ("shared.cache.FeatureCache.open", "train.commands.parts.latest_run", "train.commands.runs.find_run"),
@@ -86,7 +86,7 @@ def program(body: str, number: int) -> subprocess.CompletedProcess[str]:
     head = (
         "import atexit, os, signal, sys, threading, time, typer\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from shared.interrupts import listen, until_interrupted\n"
+        "from shared.process.interrupts import listen, until_interrupted\n"
         f"def hit(): os.kill(os.getpid(), {int(number)})\n"
         "listen()\n"
     )

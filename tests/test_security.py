@@ -13,18 +13,18 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from extract.caption_files import CaptionFileError, CaptionRow, read_captions, write_captions
-from extract.recaption import check_captions
-from shared.annotations import LabelError, annotation_files
+from extract.captions.files import CaptionFileError, CaptionRow, read_captions, write_captions
+from extract.captions.recaption import check_captions
 from shared.cache import CacheError, FeatureCache
 from shared.datasets import cache_of, dataset_name
-from shared.label_formats import FORMATS, read_labels
+from shared.labels.annotations import LabelError, annotation_files
+from shared.labels.formats import FORMATS, read_labels
 from shared.manifest import ManifestError, load_manifest
 from shared.names import name_key, name_problem, printable
-from shared.terminal import harmless
+from shared.process.terminal import harmless
 from shared.windows import WindowSpec
-from train.evaluate import TrackScores
-from train.labels import Track
+from train.data.labels import Track
+from train.judging.evaluate import TrackScores
 from train.submission.check import check_dvd
 from train.submission.dvd import read_dvd_templates, write_dvd
 from train.submission.files import SubmissionError, read_flat_template

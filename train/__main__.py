@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from shared.interrupts import listen
+from shared.process.interrupts import listen
 
 if __name__ == "__main__":
     listen()

@@ -64,7 +64,7 @@ class TrainConfig:
     Attributes:
         head: name in ``train.heads.HEADS``.
         head_options: fields of that head's config.
-        loss: name in ``train.losses.LOSSES``; None takes the task's own (focal for violence, MSE for va).
+        loss: name in ``train.fit.losses.LOSSES``; None takes the task's own (focal for violence, MSE for va).
         learning_rate, weight_decay: of AdamW (3e-4 in the paper; decay is not stated, torch's default).
         batch_size: windows per step.
         max_epochs, patience: stop after ``patience`` epochs without a better validation score.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-from shared.annotations import AU_NAMES, EXPR_NAMES, VA_NAMES
+from shared.labels.annotations import AU_NAMES, EXPR_NAMES, VA_NAMES
 from shared.names import unknown_name
 
 Kind = Literal["binary", "regression", "classes", "multilabel"]
@@ -24,10 +24,10 @@ class Task:
         label_names: Columns of a per-frame label array, in file order.
         label_range: Smallest and largest valid label.
         class_names: Names of the K classes; empty where there are none.
-        losses: The losses of `train.losses` that fit this task.
+        losses: The losses of `train.fit.losses` that fit this task.
         default_loss: The one the paper uses.
         window_label: How the frames of a window become its label: "mean" or "majority".
-        metric: The official score, a key of the task's dict in `train.metrics`.
+        metric: The official score, a key of the task's dict in `train.judging.metrics`.
     """
 
     name: str

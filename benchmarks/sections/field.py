@@ -12,7 +12,7 @@ import zarr
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from train.data import Features, Windows
+from train.data.features import Features, Windows
 
 STREAMS = ("video", "image", "text")
 BATCH = 8

@@ -29,7 +29,7 @@ from extract.encoders.videoprism import (
     spatial,
 )
 from extract.encoders.videoprism_attention import ATTENTIONS
-from extract.plan import WindowPacker
+from extract.flow.packing import WindowPacker
 from shared.windows import WindowSpec
 
 

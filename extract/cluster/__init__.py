@@ -1,6 +1,6 @@
 """``extract run --engine ray``: the same pipeline on the machines of a Ray cluster. The only folder that imports ray.
 
-    decode tasks (CPUs) -> one encoder process per GPU, each with a whole extract/pipeline.py -> the cache
+    decode tasks (CPUs) -> one encoder process per GPU, each with a whole extract/flow/pipeline.py -> the cache
                                      ^ shares of the videos, v what happened
                                   the driver: plan, ledger, progress, exit status
 

@@ -13,20 +13,20 @@ from typing import Any
 
 import ray
 
-from extract.assemble import CacheWriteError
 from extract.child_process import usual_memory
 from extract.cluster.decode import TaskDecoders
-from extract.cluster.doubts import Pause
 from extract.decode.decoders import Decoders
 from extract.decode.events import Job, Stopped
 from extract.decode.preparing import num_cores
-from extract.engines import Loaded, described
-from extract.jobs import Summary, Watcher
-from extract.loading import Choice, caption_counts, load_encoders
-from extract.pipeline import run
-from extract.systemic import SystemicFailure, any_opens
+from extract.faults.doubts import Pause
+from extract.faults.ledger import Failure, FailureLedger
+from extract.faults.systemic import CacheWriteError, SystemicFailure, any_opens
+from extract.flow.engines import Loaded, described
+from extract.flow.loading import Choice, caption_counts, load_encoders
+from extract.flow.pipeline import run
+from extract.jobs.summary import Summary
+from extract.watcher import Watcher
 from shared.cache import CacheError, FeatureCache, RecipeMismatch
-from shared.ledger import Failure, FailureLedger
 
 NEWS_S = 0.5  # how long news are collected before they are sent
 # What the user is told in its own words; else it is a bug, or a device that gave up, and comes with its traceback.

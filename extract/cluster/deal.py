@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from extract.cluster.actor import News
-from extract.cluster.doubts import Doubts
 from extract.cluster.members import STRIKES, Member, Shares
 from extract.decode.events import Job
-from extract.jobs import Summary, Watcher
-from extract.retrying import failed_again
-from shared.ledger import Failure, FailureLedger
+from extract.faults.doubts import Doubts
+from extract.faults.ledger import Failure, FailureLedger
+from extract.faults.retrying import failed_again
+from extract.jobs.summary import Summary
+from extract.watcher import Watcher
 
 
 class Deal:

@@ -19,13 +19,14 @@ from extract.cluster.deal import Deal
 from extract.cluster.decode import GetReady
 from extract.cluster.members import Member, start_member
 from extract.decode.events import Job
-from extract.engines import Loaded
-from extract.jobs import Summary, Watcher
-from extract.loading import Choice
-from extract.systemic import SystemicFailure
+from extract.faults.ledger import FailureLedger
+from extract.faults.systemic import SystemicFailure
+from extract.flow.engines import Loaded
+from extract.flow.loading import Choice
+from extract.jobs.summary import Summary
+from extract.sharing.locks import open_claims
+from extract.watcher import Watcher
 from shared.cache import FeatureCache
-from shared.claims import open_claims
-from shared.ledger import FailureLedger
 from shared.recipe import RecipeMismatch, diff_recipes
 
 LOOK_S = 1.0
@@ -36,7 +37,7 @@ PATIENCE_S = 20.0  # without any process, before the user is told
 
 
 class RayEngine:
-    """Encoders in actors of a Ray cluster; see ``extract.engines.Engine``.
+    """Encoders in actors of a Ray cluster; see ``extract.flow.engines.Engine``.
 
     Args:
         cache: open for writing, seen by every node under the same URL.

@@ -11,7 +11,7 @@ from typing import Any
 
 from extract.cluster.actor import EncoderActor, Post
 from extract.decode.events import Job
-from shared.remote_files import RemoteFile
+from shared.videos.remote import RemoteFile
 
 MAX_SHARE = 256  # videos
 MIN_SHARE = 4

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from extract.caption_files import NEEDED, CaptionRow, check_out, read_captions, write_captions
+from extract.captions.files import NEEDED, CaptionRow, check_out, read_captions, write_captions
 from extract.commands.parts import err, explained, out
 from extract.encoders.captioners.quality import CaptionCounts
 from shared.cache import CacheError, FeatureCache
@@ -54,9 +54,9 @@ def captions(dataset: str, *, cache: str | None, video: str | None, file: Path |
 @explained
 def recaption(dataset: str, *, file: Path, cache: str | None, preset: str | None, options: Mapping[str, Any]) -> int:
     """``extract recaption``."""
+    from extract.captions.recaption import captioned_frames, check_captions, recipe_of
+    from extract.captions.recaption import recaption as replace
     from extract.config import find_preset, with_options
-    from extract.recaption import captioned_frames, check_captions, recipe_of
-    from extract.recaption import recaption as replace
     from extract.show.progress import StepDisplay
 
     url = cache_of(dataset, cache)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from extract.engines import Engine, LocalEngine
-from extract.loading import Choice
+from extract.flow.engines import Engine, LocalEngine
+from extract.flow.loading import Choice
 from shared.cache import FeatureCache
 from shared.names import unknown_name
 

@@ -31,7 +31,7 @@ def captioner(config: CaptionerConfig) -> int:
 @explained
 def dataset(name: str, *, root: str | None, cache: str | None, follow_links: bool = False) -> int:
     """``extract doctor --dataset``: 0 all that is there is usable, 1 some is not, 2 nothing is."""
-    from extract.dataset_doctor import examine
+    from extract.jobs.dataset_doctor import examine
     from extract.show.dataset import print_checkup
 
     store = FeatureCache.open(cache) if cache is not None else None

@@ -16,12 +16,12 @@ from rich.console import Console
 
 from shared.cache import CacheError, FeatureCache, RecipeMismatch
 from shared.datasets import cache_of, find_dataset
-from shared.interrupts import until_interrupted
 from shared.manifest import Manifest, ManifestError, load_manifest
 from shared.manifest.loading import PACKAGED, place_of
 from shared.names import unknown_name
-from shared.remote_files import is_url
-from shared.terminal import harmless
+from shared.process.interrupts import until_interrupted
+from shared.process.terminal import harmless
+from shared.videos.remote import is_url
 
 # Plain words, no markup and no wrapping of paths: this text is also read from log files.
 err = harmless(Console(stderr=True, markup=False, highlight=False, soft_wrap=True))
@@ -98,7 +98,7 @@ def load(
 
 
 def make_demo(root: Path, seed: int) -> None:
-    from extract.demo import render_demo
+    from extract.demo.render import render_demo
     from extract.show.progress import StepDisplay
 
     with StepDisplay(err, "rendering", "demo videos") as display:

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from extract.commands.parts import err, explained, how_made, load, note, out, stream_names
 from extract.config import ExtractConfig
+from extract.faults.ledger import FailureLedger
 from shared.cache import CacheError, FeatureCache
 from shared.datasets import cache_of, find_dataset
-from shared.ledger import FailureLedger
 from shared.manifest import Manifest
 from shared.names import unknown_name
-from shared.remote_files import is_url
+from shared.videos.remote import is_url
 
 if TYPE_CHECKING:
-    from extract.calibrate import Calibration
-    from extract.cost import Length, Work
+    from extract.costs.calibrate import Calibration
+    from extract.costs.cost import Length, Work
 
 UNKNOWN_DIM = 768  # of a CLIP model that only a download would describe
 
@@ -43,8 +43,8 @@ def plan(
 ) -> int:
     """0, or 1 if some videos cannot be opened."""
     from extract.config import find_preset, with_options
-    from extract.cost import cache_bytes, count_work, measure_lengths
-    from extract.loading import fit_memory
+    from extract.costs.cost import cache_bytes, count_work, measure_lengths
+    from extract.flow.loading import fit_memory
     from extract.show.plan import print_bytes, print_counts, print_hours
     from extract.show.progress import StepDisplay
 
@@ -75,9 +75,9 @@ def plan(
 
     found = total = None
     if calibrated and work.videos:
-        from extract.calibrate import calibrate
+        from extract.costs.calibrate import calibrate
+        from extract.costs.estimate import estimate
         from extract.decode.preparing import num_cores
-        from extract.estimate import estimate
 
         with err.status("calibrating") as status:
             found = calibrate(config, wanted, lengths, work, lambda words: status.update(f"calibrating: {words}"))
@@ -126,9 +126,9 @@ def _tell_shards(
     workers: int,
 ) -> None:
     """What is left for each shard, and how long it takes on a machine like this."""
+    from extract.costs.estimate import estimate
     from extract.decode.preparing import num_cores
-    from extract.estimate import estimate
-    from extract.shards import split
+    from extract.jobs.shards import split
     from extract.show.plan import print_shards
 
     by_id = {length.video.id: length for length in lengths}
@@ -159,7 +159,7 @@ def _dims(config: ExtractConfig, streams: Sequence[str]) -> dict[str, int]:
 
 def _text_bytes(config: ExtractConfig, found: Calibration | None) -> tuple[float, float | None]:
     """Mean bytes of a caption and of a thumbnail (None: there are none), as measured or as usual."""
-    from extract.cost import CAPTION_BYTES, THUMBNAIL_BYTES
+    from extract.costs.cost import CAPTION_BYTES, THUMBNAIL_BYTES
 
     captions = (found and found.caption_bytes) or CAPTION_BYTES
     thumbnails = (found and found.thumbnail_bytes) or THUMBNAIL_BYTES

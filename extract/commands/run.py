@@ -17,19 +17,19 @@ from extract.commands.parts import (
     out,
     stream_names,
 )
+from extract.faults.ledger import FailureLedger
+from extract.sharing.locks import open_claims
 from shared.cache import CacheError, FeatureCache, RecipeMismatch
-from shared.claims import open_claims
 from shared.datasets import cache_of, find_dataset
-from shared.interrupts import GO_ON
-from shared.ledger import FailureLedger
 from shared.manifest import Manifest
-from shared.remote_files import is_url
+from shared.process.interrupts import GO_ON
+from shared.videos.remote import is_url
 
 if TYPE_CHECKING:
     from extract.config import ExtractConfig
-    from extract.engines import Engine
-    from extract.jobs import Summary
-    from extract.shards import Shard
+    from extract.flow.engines import Engine
+    from extract.jobs.shards import Shard
+    from extract.jobs.summary import Summary
 
 # Of the command line (extract/__main__.py): what the command that tries again need not say.
 USUAL = {"--engine": "local", "--workers": 2, "--device": "auto", "--video-timeout": 60.0}
@@ -62,9 +62,9 @@ def run(
     from extract.commands.choose_engine import check_engine, open_engine
     from extract.encoders.captioners import check_captioner
     from extract.encoders.devices import choose_device
-    from extract.jobs import DAMAGED
-    from extract.loading import Choice
-    from extract.shards import parse_shard
+    from extract.flow.loading import Choice
+    from extract.jobs.planning import DAMAGED
+    from extract.jobs.shards import parse_shard
 
     made_with = how_made(preset, like, options)
     config = Choice(made_with["preset"], made_with["options"], ()).config()
@@ -121,14 +121,12 @@ def _extract(
     asked: Mapping[str, Any],
 ) -> Summary | None:
     """Plan and run; None if the run was stopped, which the user was told."""
-    from extract.assemble import CacheWriteError
     from extract.config import IN_ITS_WORLD, OUT_OF_ITS_WORLD, is_packaged
-    from extract.inflight import InFlight, forget, suspects
-    from extract.jobs import DAMAGED
-    from extract.pipeline import plan_jobs
-    from extract.repair import plan_repair
+    from extract.faults.inflight import InFlight, forget, suspects
+    from extract.faults.systemic import CacheWriteError, SystemicFailure
+    from extract.jobs.planning import DAMAGED, plan_jobs
+    from extract.jobs.repair import plan_repair
     from extract.show.progress import RunDisplay
-    from extract.systemic import SystemicFailure
 
     url, ledger, about = store.url, FailureLedger(store.url), frozenset(v.id for v in manifest.videos)
     try:
@@ -186,7 +184,7 @@ def _retry_words(dataset: str, made: Sequence[str], given: Mapping[str, Any]) ->
 
 
 def _own_part(manifest: Manifest, part: Shard, url: str) -> Manifest:
-    from extract.shards import split
+    from extract.jobs.shards import split
     from extract.show.progress import StepDisplay
 
     with StepDisplay(err, "looking at", "videos") as display:

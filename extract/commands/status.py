@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from extract.commands.parts import explained, load, note, out
+from extract.faults.ledger import Failure, FailureLedger
 from shared.cache import FeatureCache
 from shared.datasets import cache_of, is_cache
-from shared.ledger import Failure, FailureLedger
 from shared.manifest import Manifest, Video
 
 

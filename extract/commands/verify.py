@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from itertools import islice
 
 from extract.commands.parts import err, explained, load, out
-from extract.jobs import DAMAGED, NEXT, TEXT
+from extract.faults.ledger import FailureLedger
+from extract.jobs.planning import DAMAGED, NEXT, TEXT
+from extract.sharing.locks import open_claims
 from shared.cache import CacheError, FeatureCache
 from shared.cache.verify import REDO, damaged_part
-from shared.claims import open_claims
 from shared.datasets import cache_of
-from shared.ledger import FailureLedger
 
 THREADS = 4  # reading waits for the disk or the store, and sha256 lets other threads run
 AHEAD = 4 * THREADS

@@ -24,7 +24,7 @@ from extract.decode.preparing import MAX_THREADS, InOrder, PreparePool, num_core
 from extract.decode.turns import LOOK_S, Turns
 from extract.decode.wire import Alive, Message, Ready, Spent, send
 from extract.preparation import Preparation
-from shared.interrupts import leave_to_parent
+from shared.process.interrupts import leave_to_parent
 from shared.windows import WindowSpec
 
 THREAD_BYTES = 80 * 2**20  # address space of a thread: its stack, and what malloc sets aside for it

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from extract.decode.sampling import Item, Window
-from shared.remote_files import Source
+from shared.videos.remote import Source
 
 if TYPE_CHECKING:
     from shared.cache import VideoInfo  # not at run time: it brings zarr, and a decoder process stays small

@@ -22,8 +22,9 @@ from filelock import FileLock, Timeout
 
 from extract.decode.events import Job
 from extract.video import UnreadableFile
+from extract.video.remote import fetch
 from extract.video.sources import unreadable
-from shared.remote_files import RemoteFile, Stamp
+from shared.videos.remote import RemoteFile, Stamp
 
 PREFIX, LOCK = "crossgru-videos-", "lock"
 TRIES = 2  # an object that is replaced while it is copied is copied once more
@@ -95,7 +96,7 @@ def _fetch(file: RemoteFile, to: Path, check: Callable[[], None]) -> Stamp:
         for _ in range(TRIES):
             if stamp["bytes"] > shutil.disk_usage(to.parent).free:
                 raise _no_room(to, stamp)
-            file.root.fetch(file.path, to, check)
+            fetch(file, to, check)
             before, stamp = stamp, file.root.stamp_now(file.path)
             if stamp == before and to.stat().st_size == stamp["bytes"]:
                 return stamp

@@ -92,7 +92,7 @@ class WindowEncoder(Protocol):
     """Encodes whole windows in two stages: per unique frame, then per window over gathered frames.
 
     The encoder owns a pool of ``num_slots`` frame slots on the device. The pipeline decides which frame lives in which
-    slot (extract/plan.py) and guarantees that a slot is not overwritten while a pending window needs it.
+    slot (extract/flow/packing.py) and guarantees that a slot is not overwritten while a pending window needs it.
 
     Attributes:
         stream: name of the cached stream ("video").

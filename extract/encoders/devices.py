@@ -12,8 +12,8 @@ import sys
 from collections.abc import Collection, Sequence
 from importlib.util import find_spec
 
-from shared.devices import DEVICES, has_gpu, is_hidden, why_unseen
 from shared.names import unknown_name
+from shared.process.devices import DEVICES, has_gpu, is_hidden, why_unseen
 
 JAX_PLUGINS = ("jax_cuda13_plugin", "jax_cuda12_plugin")
 

@@ -16,7 +16,7 @@ from extract.interchange.external_files import ExternalRows
 from extract.interchange.hdf5_layout import FeatureFileError
 from extract.interchange.video_facts import MAX_FRAMES
 from shared.cache import FeatureCache, VideoInfo
-from shared.columns import columns_called
+from shared.labels.columns import columns_called
 
 COLUMNS = ("video", "num_frames", "fps")
 MIN_STEP_S = 1e-6

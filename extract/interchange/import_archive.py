@@ -11,9 +11,9 @@ from collections.abc import Callable, Collection
 from extract.interchange.archive_reading import Archive
 from extract.interchange.hdf5_layout import FeatureFileError, refuse
 from extract.interchange.writing import import_claims, whole_streams
+from extract.sharing.claims import Claims
 from shared.cache import FeatureCache, RecipeMismatch, VideoInfo
 from shared.cache.arrays import STRING_ARRAYS
-from shared.claims import Claims
 
 
 def check_archive(archive: Archive, progress: Callable[[int, int], None] = lambda done, total: None) -> None:

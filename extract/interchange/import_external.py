@@ -23,9 +23,9 @@ from extract.interchange.external_files import BLOCK_BYTES, ExternalRows
 from extract.interchange.external_times import Facts
 from extract.interchange.hdf5_layout import FeatureFileError, refuse
 from extract.interchange.writing import import_claims, whole_streams
+from extract.sharing.claims import Claims
 from shared.cache import CacheError, FeatureCache, RecipeMismatch, VideoInfo
 from shared.cache.arrays import StreamWriter
-from shared.claims import Claims
 from shared.manifest import Video
 from shared.recipe import Recipe
 from shared.windows import WindowSpec

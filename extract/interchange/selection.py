@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from extract.captions.recaption import NEXT
 from extract.interchange.whole_output import OutputError
-from extract.recaption import NEXT
 from shared.cache import CacheError, FeatureCache, StreamData
 from shared.cache.arrays import checksum
 from shared.names import unknown_name

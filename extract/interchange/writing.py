@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
+from extract.sharing.claims import Claims
+from extract.sharing.locks import open_claims
 from shared.cache import CacheError, FeatureCache, VideoInfo
 from shared.cache.arrays import StreamWriter
-from shared.claims import Claims, open_claims
 from shared.recipe import Recipe
 
 

@@ -24,7 +24,7 @@ from extract.encoders.videoprism import VideoPrismEncoder
 from extract.miniature.dataset import factors_of, sampled, script_of
 from extract.miniature.scenes import render_frames
 from extract.miniature.sentences import WORDS, attributes, heard, prompts
-from shared.interrupts import listen
+from shared.process.interrupts import listen
 
 NAMED = ("colour", "count", "action")
 

@@ -7,7 +7,6 @@ clip, S side in pixels.
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -19,7 +18,8 @@ from PIL import Image
 
 from extract.miniature.scenes import geometry, render_frames
 from extract.miniature.world import Script, draw_script
-from shared.interrupts import leave_to_parent
+from shared.process.interrupts import leave_to_parent
+from shared.process.whole_file import whole_path
 
 SIDE = 72  # pixels of all three encoders' input
 WINDOW, SAMPLES = 64, 16  # of the video stream: frames 2, 6, .. 62 of a window of 64
@@ -56,12 +56,11 @@ def load_pictures(folder: Path, world: str, num: int, *, clip: bool, workers: in
     frames = (SAMPLES,) if clip else ()
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}.part")
-        pixels = np.lib.format.open_memmap(part, "w+", np.uint8, (num, *frames, SIDE, SIDE, 3))
-        for start, block in zip(range(0, num, CHUNK), _render_all(world, num, clip, workers), strict=True):
-            pixels[start : start + len(block)] = block
-        pixels.flush()
-        part.rename(path)
+        with whole_path(path) as part:
+            pixels = np.lib.format.open_memmap(part, "w+", np.uint8, (num, *frames, SIDE, SIDE, 3))
+            for start, block in zip(range(0, num, CHUNK), _render_all(world, num, clip, workers), strict=True):
+                pixels[start : start + len(block)] = block
+            pixels.flush()
     scripts = [script_of(world, index, clip=clip) for index in range(num)]
     return Pictures(np.load(path, mmap_mode="r"), factors_of(scripts, clip=clip))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from shared.process.whole_file import whole_file
 
 
 class Paused(Exception):
@@ -69,6 +70,5 @@ class Keeper:
                 raise Paused
 
     def _keep(self, state: dict[str, Any]) -> None:
-        part = self._file.with_suffix(".part")
-        torch.save(state, part)
-        os.replace(part, self._file)
+        with whole_file(self._file) as file:
+            torch.save(state, file)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from shared.interrupts import leave_to_parent, listen
+from shared.process.interrupts import leave_to_parent, listen
 
 if TYPE_CHECKING:
     from extract.miniature.keeping import Keeper

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from extract.dataset_doctor import Checkup, Part
+from extract.jobs.dataset_doctor import Checkup, Part
 
 SHOWN = 5
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from extract.calibrate import BUDGET_S, Calibration
 from extract.config import ExtractConfig
-from extract.cost import Length, Work
-from extract.estimate import Estimate
-from extract.shards import Split
+from extract.costs.calibrate import BUDGET_S, Calibration
+from extract.costs.cost import Length, Work
+from extract.costs.estimate import Estimate
+from extract.jobs.shards import Split
 from extract.show.dataset import print_table
 
 SHOWN = 5

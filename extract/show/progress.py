@@ -20,9 +20,9 @@ from rich.progress import (
 )
 
 from extract.decode.ahead import Job
-from extract.pipeline import Watcher
-from shared.ledger import Failure
-from shared.remote_files import RemoteFile
+from extract.faults.ledger import Failure
+from extract.watcher import Watcher
+from shared.videos.remote import RemoteFile
 
 LOG_EVERY_S = 30.0
 

@@ -9,10 +9,10 @@ from functools import lru_cache
 from rich.console import Console
 from rich.table import Table
 
-from extract.recaption import NEXT
+from extract.captions.recaption import NEXT
+from extract.faults.ledger import Failure
 from shared.cache import FeatureCache
 from shared.cache.types import leading_words, truncated_words
-from shared.ledger import Failure
 from shared.manifest import Manifest
 from shared.recipe import Recipe
 from shared.windows import WindowSpec

@@ -5,9 +5,9 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from extract.jobs import Summary
+from extract.faults.ledger import FailureLedger
+from extract.jobs.summary import Summary
 from shared.cache.types import leading_words, truncated_words
-from shared.ledger import FailureLedger
 
 
 def print_summary(console: Console, summary: Summary, url: str, retry: str) -> None:

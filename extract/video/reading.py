@@ -25,9 +25,10 @@ from extract.video.containers import padding_start
 from extract.video.converting import DECODER_ERRORS, Converter
 from extract.video.folder import look_at_folder, open_folder
 from extract.video.promises import Promise, Tally, is_cut_off, read_promise, shortfall
+from extract.video.remote import opened
 from extract.video.sources import check_regular, is_folder, read_source, source_stamp, unreadable
 from extract.video.types import MAX_PIXELS, DecodedFrame, OpenVideo, VideoError, words
-from shared.remote_files import Source
+from shared.videos.remote import Source
 
 # FFmpeg's names of the formats of VIDEO_SUFFIXES and of bare streams. Not among them, on purpose: playlists, manifests
 # and scripts (hls, dash, concat, sdp, image2 ...), which read other files or the network, and single pictures.
@@ -92,7 +93,7 @@ def look_at(source: Source) -> tuple[dict[str, Any], float | None]:
                 check_regular(source)
                 place: Any = str(source.absolute())
             else:
-                place = stack.enter_context(source.root.open(source.path))
+                place = stack.enter_context(opened(source))
             container = stack.enter_context(_open_url(place, "file"))
             stream = container.streams.best("video")
             if stream is None or stream.codec_context is None:

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from extract.video.remote import sha256_of
 from extract.video.types import UnreadableFile, VideoError
-from shared.remote_files import RemoteFile, Source
-from shared.video_names import frame_series
+from shared.videos.names import frame_series
+from shared.videos.remote import RemoteFile, Source
 
 MAX_FOLDER_FRAMES = 10_000_000  # 90 hours; a larger number is a date or a serial number, not a frame
 # So many frames per picture, beyond the first thousand, are no gaps: the number is not that of a frame.
@@ -48,7 +49,7 @@ def unreadable(error: OSError | ValueError) -> VideoError:
 
 
 def numbered_files(path: Path) -> dict[int, Path]:
-    """1-based frame number -> picture of a frame folder. Which pictures: ``shared.video_names.series_among``.
+    """1-based frame number -> picture of a frame folder. Which pictures: ``shared.videos.names.series_among``.
 
     A folder that has a picture 0 counts from 0 (number n is frame n), any other from 1 (number n is frame n - 1).
 
@@ -118,7 +119,7 @@ def read_source(path: Source, on_block: Callable[[], None] = lambda: None) -> di
     digest, stamp = hashlib.sha256(), source_stamp(path)
     if isinstance(path, RemoteFile):
         try:
-            return {**stamp, "sha256": path.root.sha256(path.path)}
+            return {**stamp, "sha256": sha256_of(path)}
         except OSError as error:
             raise unreadable(error) from None
     folder = is_folder(path)

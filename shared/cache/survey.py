@@ -12,7 +12,7 @@ from zarr.storage import LocalStore
 from shared.cache.facts import Facts, read_facts
 from shared.cache.index import CacheIndex, Indexed
 from shared.cache.nodes import METADATA, child_names
-from shared.collecting import no_collection
+from shared.process.collecting import no_collection
 
 # Caches with so few videos are read as they are, in a second or two: there, whatever happened to them is seen, also
 # what no program of this project did. In a larger one that is seen by ``verify``, and when features are read.

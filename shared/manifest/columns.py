@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from shared.columns import choice_words, columns_called, folded, places_words, plain, whole_number
+from shared.labels.columns import choice_words, columns_called, folded, places_words, plain, whole_number
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,13 +9,13 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from shared.annotations import is_hidden
+from shared.labels.annotations import is_hidden
 from shared.manifest.passed import LINK_OUT, SAME_VIDEO, Passed
 from shared.manifest.table import Problems
 from shared.manifest.tree import Entry, Tree
 from shared.names import Root
-from shared.remote_files import RemoteError, RemoteRoot
-from shared.video_names import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Series, frame_series, series_among
+from shared.videos.names import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Series, frame_series, series_among
+from shared.videos.remote import RemoteError, RemoteRoot
 
 
 def match_videos(patterns: Any, below: Root, problems: Problems, passed: Passed) -> list[str]:

@@ -10,14 +10,14 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from shared.collecting import no_collection
 from shared.manifest.files import is_pattern_below
 from shared.manifest.table import Problems, Segment, Segments
 from shared.manifest.types import Manifest, ManifestError, TaskSource, Video
 from shared.manifest.videos import check_videos, read_videos
 from shared.places import check_secrets, is_url, local_path
-from shared.remote_files import RemoteRoot
-from shared.video_names import IMAGE_SUFFIXES, VIDEO_SUFFIXES, is_frame_folder
+from shared.process.collecting import no_collection
+from shared.videos.names import IMAGE_SUFFIXES, VIDEO_SUFFIXES, is_frame_folder
+from shared.videos.remote import RemoteRoot
 
 TABLE_FORMAT = "table"
 # The data sets with a name: in the checkout, or where the package is installed.

@@ -17,8 +17,8 @@ from typing import Any
 
 import pandas as pd
 
-from shared.annotations import MAX_FRAMES
-from shared.columns import first_spelling, folded, whole_number
+from shared.labels.annotations import MAX_FRAMES
+from shared.labels.columns import first_spelling, folded, whole_number
 from shared.manifest.columns import LABEL_WORDS, SPLIT_WORDS, find_columns
 from shared.names import plain_path, stays_below, unknown_name, video_id
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import PurePath
 from typing import NamedTuple
 
-from shared.annotations import is_hidden
+from shared.labels.annotations import is_hidden
 from shared.manifest.passed import GONE_THROUGH, LINK_OUT
 from shared.names import Root
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from shared.manifest.table import Segment
 from shared.names import printable
-from shared.remote_files import RemoteFile, RemoteRoot, Source
+from shared.videos.remote import RemoteFile, RemoteRoot, Source
 
 MAX_SHOWN = 20
 

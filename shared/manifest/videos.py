@@ -9,13 +9,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from shared.columns import first_spelling, whole_number
+from shared.labels.columns import first_spelling, whole_number
 from shared.manifest.files import match_remote, match_videos
 from shared.manifest.passed import FOLLOW, NO_ID, Passed
 from shared.manifest.table import Problems, Segments, read_table
 from shared.manifest.types import Video
 from shared.names import Root, name_key, name_problem, video_id
-from shared.remote_files import RemoteRoot
+from shared.videos.remote import RemoteRoot
 
 
 def check_videos(raw: Any, paths: list[str] | None, problems: Problems) -> None:

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from extract.faults.ledger import FailureLedger
 from shared.cache import FeatureCache
-from shared.ledger import FailureLedger
 from tests.extract.support import REPO, cache_contents, write_video
 
 PATIENCE_S = 120.0

@@ -19,10 +19,12 @@ import zarr
 
 from extract.decode.ahead import Job
 from extract.encoders.contract import Rows
-from extract.pipeline import Summary, plan_jobs, run
+from extract.faults.ledger import FailureLedger
+from extract.flow.pipeline import run
+from extract.jobs.planning import plan_jobs
+from extract.jobs.summary import Summary
 from extract.video import DecodedFrame, OpenVideo, VideoError
 from shared.cache import FeatureCache
-from shared.ledger import FailureLedger
 from shared.manifest import Manifest, Video
 from shared.windows import WindowSpec
 

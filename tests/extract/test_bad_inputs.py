@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 from typer.testing import Result
 
+from extract.faults.ledger import FailureLedger
 from shared.cache import FeatureCache
-from shared.ledger import FailureLedger
 from tests.extract.fuzz_seeds import write_resized
 from tests.extract.support import BROKEN, LONG, SHARED_VIDEOS, needs_shared_videos, write_audio, write_video
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
-from extract.assemble import CacheWriteError
+from extract.faults.ledger import Failure, FailureLedger
+from extract.faults.systemic import CacheWriteError
 from shared.cache import FeatureCache
 from shared.cache.arrays import StreamWriter
-from shared.ledger import Failure, FailureLedger
 from shared.places import RemoteError
 from tests.extract.support import FakeVideo, cache_contents, fake_encoders, install_fake_videos, run_fake, write_video
 

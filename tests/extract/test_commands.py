@@ -25,9 +25,9 @@ from typer.testing import Result
 from extract.__main__ import app
 from extract.commands.parts import explained, load, options_of
 from extract.commands.run import USUAL
-from extract.engines import LocalEngine
-from extract.loading import Choice
-from extract.pipeline import Watcher
+from extract.flow.engines import LocalEngine
+from extract.flow.loading import Choice
+from extract.watcher import Watcher
 from shared.cache import FeatureCache
 from tests.extract.support import REPO, write_video
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from typer.testing import Result
 
-from extract.dataset_doctor import examine
-from shared.annotations import AU_NAMES, EXPR_NAMES
+from extract.jobs.dataset_doctor import examine
 from shared.cache import FeatureCache, VideoInfo
 from shared.datasets import find_dataset
+from shared.labels.annotations import AU_NAMES, EXPR_NAMES
 from shared.manifest import load_manifest
 from shared.windows import WindowSpec
 from tests.extract.support import write_video

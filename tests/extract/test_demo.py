@@ -10,8 +10,8 @@ import av
 import numpy as np
 import pytest
 
-from extract.demo import DemoVideo, format_va, format_violence, plan_demo, render_demo, render_video
-from extract.demo_story import DANCE, FIGHT, HUG, IDLE, PLAY
+from extract.demo.render import DemoVideo, format_va, format_violence, plan_demo, render_demo, render_video
+from extract.demo.story import DANCE, FIGHT, HUG, IDLE, PLAY
 from extract.miniature.scenes import render_frames
 
 SMALL = {"num_scenes": 2, "videos_per_scene": 2, "frames": (24, 40)}
@@ -139,7 +139,7 @@ def test_an_interrupted_rendering_leaves_no_half_file(tmp_path: Path, monkeypatc
     def fail(story: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("extract.demo.render_frames", fail)
+    monkeypatch.setattr("extract.demo.render.render_frames", fail)
     with pytest.raises(KeyboardInterrupt):
         render_demo(tmp_path, workers=1, **SMALL)
     assert not list(tmp_path.rglob("*.mp4"))

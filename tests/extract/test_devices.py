@@ -31,7 +31,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setattr(torch.version, "cuda", cuda)
         monkeypatch.setattr(devices, "find_spec", lambda name: SimpleNamespace() if plugin else None)
         monkeypatch.setattr(devices, "has_gpu", lambda: gpu)
-        monkeypatch.setattr("shared.devices.has_gpu", lambda: gpu)
+        monkeypatch.setattr("shared.process.devices.has_gpu", lambda: gpu)
 
     return pretend
 

@@ -15,7 +15,7 @@ from extract.video import VideoError, open_video, read_source
 from extract.video.reading import FORMATS
 from shared.cache import FeatureCache
 from shared.manifest import load_manifest
-from shared.video_names import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from shared.videos.names import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from shared.windows import WindowSpec
 from tests.extract.support import write_audio, write_video
 

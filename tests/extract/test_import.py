@@ -18,11 +18,11 @@ from extract.interchange.external_facts import FrameRule, check_count, nearest_r
 from extract.interchange.external_files import ExternalRows
 from extract.interchange.hdf5_layout import FeatureFileError, decode_attributes, encode_attributes
 from extract.interchange.hdf5_reading import attributes
+from extract.sharing.locks import open_claims
 from shared.cache import CacheError, FeatureCache
 from shared.cache.arrays import StreamWriter
 from shared.cache.index import CacheIndex
 from shared.cache.seals import sealed
-from shared.claims import open_claims
 from shared.windows import WindowSpec
 from tests.extract.interchange import SPEC, VIDEOS, call, make_cache, refused, save_npy
 from tests.extract.support import REPO, cache_contents

@@ -9,11 +9,11 @@ import pytest
 
 from extract.commands.index import index
 from extract.commands.status import status
-from extract.jobs import plan_jobs
+from extract.faults.ledger import FailureLedger
+from extract.jobs.planning import plan_jobs
 from extract.video import read_source
 from shared.cache import FeatureCache, VideoInfo
 from shared.cache import survey as cache_survey
-from shared.ledger import FailureLedger
 from shared.manifest import Manifest, load_manifest
 from shared.windows import WindowSpec
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from extract.assemble import CacheWriteError
 from extract.decode.events import Job
-from extract.inflight import InFlight, forget, suspects
-from extract.jobs import Watcher
+from extract.faults.inflight import InFlight, forget, suspects
+from extract.faults.systemic import CacheWriteError
+from extract.watcher import Watcher
 from shared.cache import CacheError
 from tests.extract.support import REPO, FakeTimeline, FakeVideo, assert_cached, install_fake_videos, run_fake
 
@@ -22,8 +22,8 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from extract.decode.events import Job
-from extract.inflight import InFlight
-from extract.jobs import Watcher
+from extract.faults.inflight import InFlight
+from extract.watcher import Watcher
 run = InFlight(sys.argv[1], Watcher(), ())
 run.__enter__()
 for name in ("before", "a", "b"):

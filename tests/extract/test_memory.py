@@ -16,11 +16,7 @@ import pytest
 from typer.testing import Result
 
 from extract.config import CaptionerConfig, ExtractConfig, find_preset, pool_slots
-from extract.encoders.clip import ClipModel
-from extract.encoders.clip_sizes import clip_dim, clip_sizes
-from extract.encoders.videoprism import Architecture, _encode_frames, _pool_windows, expected_shapes
-from extract.encoders.videoprism_checkpoint import ARCHITECTURES
-from extract.memory import (
+from extract.costs.memory import (
     GIB,
     LARGEST,
     batch_sizes,
@@ -33,6 +29,10 @@ from extract.memory import (
     total_bytes,
     video_need,
 )
+from extract.encoders.clip import ClipModel
+from extract.encoders.clip_sizes import clip_dim, clip_sizes
+from extract.encoders.videoprism import Architecture, _encode_frames, _pool_windows, expected_shapes
+from extract.encoders.videoprism_checkpoint import ARCHITECTURES
 from shared.cache import FeatureCache
 from tests.extract.support import cache_contents, write_video
 

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from extract.assemble import CacheWriteError, WriteThread
-from extract.pipeline import Watcher
-from extract.systemic import SYSTEMIC_FAILURES, SystemicFailure
+from extract.faults.ledger import FailureLedger
+from extract.faults.systemic import SYSTEMIC_FAILURES, CacheWriteError, SystemicFailure
+from extract.flow.assemble import WriteThread
+from extract.watcher import Watcher
 from shared.cache import FeatureCache, RecipeMismatch
 from shared.cache.arrays import StreamWriter
-from shared.ledger import FailureLedger
 from tests.extract.support import (
     SPEC,
     FakeTimeline,

@@ -11,7 +11,7 @@ import pytest
 
 from extract.decode.sampling import Item, Window, sample_video
 from extract.encoders.contract import Rows
-from extract.plan import TimelinePacker, WindowPacker
+from extract.flow.packing import TimelinePacker, WindowPacker
 from extract.video import DecodedFrame
 from shared.windows import WindowSpec
 from tests.extract.support import SPEC, FakeTimeline, FakeVideo, FakeWindows, expected_rows, fake_frames, identity

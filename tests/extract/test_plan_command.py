@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 from typer.testing import Result
 
-from extract.calibrate import HASHED_BYTES, Calibration, Rate, _time_hash
-from extract.cost import Length, Work, cache_bytes, count_work, measure_lengths
-from extract.estimate import estimate
-from extract.memory import LARGEST
+from extract.costs.calibrate import HASHED_BYTES, Calibration, Rate, _time_hash
+from extract.costs.cost import Length, Work, cache_bytes, count_work, measure_lengths
+from extract.costs.estimate import estimate
+from extract.costs.memory import LARGEST
+from extract.faults.ledger import Failure, FailureLedger
 from shared.cache import FeatureCache
-from shared.ledger import Failure, FailureLedger
 from shared.manifest import Video, load_manifest
 from shared.windows import WindowSpec
 from tests.extract.support import SHARED_VIDEOS, needs_shared_videos, write_video
@@ -220,7 +220,7 @@ def test_the_digest_is_not_timed_on_a_file_that_is_mostly_opened(
 ) -> None:
     """2 kB took 29 ns a byte where 3 MB took 0.9; one such file made a folder of large ones seem 30 times as slow."""
     read: list[str] = []
-    monkeypatch.setattr("extract.calibrate.read_source", lambda file: read.append(file.name))
+    monkeypatch.setattr("extract.costs.calibrate.read_source", lambda file: read.append(file.name))
     lengths = []
     for size in (100, 1000, int(HASHED_BYTES), 2 * int(HASHED_BYTES)):
         file = tmp_path / str(size)

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from typer.testing import Result
 
-from extract.demo import render_demo
+from extract.demo.render import render_demo
+from extract.faults.ledger import FailureLedger
 from shared.cache import FeatureCache, VideoInfo
-from shared.ledger import FailureLedger
 from tests.extract.support import REPO, SPEC, cache_contents, write_video
 
 STREAMS = ("video", "image,text")

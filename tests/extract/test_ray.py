@@ -16,9 +16,10 @@ import pytest
 from typer.testing import Result
 
 from extract.decode.events import Job
-from extract.jobs import Summary, Watcher
+from extract.faults.ledger import Failure, FailureLedger
+from extract.jobs.summary import Summary
+from extract.watcher import Watcher
 from shared.cache import CacheError, FeatureCache
-from shared.ledger import Failure, FailureLedger
 from shared.windows import WindowSpec
 from tests.extract.kills import Killing, count_files, litter, wait, write_clips
 from tests.extract.support import cache_contents, write_video

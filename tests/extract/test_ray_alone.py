@@ -19,8 +19,8 @@ from extract.decode.events import Failed, Finished, Job, Opened
 from extract.decode.process import DecoderStartError
 from extract.decode.sampling import Item
 from extract.encoders.contract import Rows
-from extract.loading import Choice
-from extract.systemic import SystemicFailure
+from extract.faults.systemic import SystemicFailure
+from extract.flow.loading import Choice
 from shared.cache import FeatureCache, VideoInfo
 from shared.windows import WindowSpec
 from tests.extract.kills import GO_ON, Killing, alive, children, count_files, litter, wait, write_clips
@@ -58,7 +58,7 @@ if any("extract.decode.child" in word for word in sys.orig_argv):
 ENCODER_RAISES = """
 import sys
 if any("default_worker" in word for word in sys.orig_argv):
-    from extract.plan import TimelinePacker
+    from extract.flow.packing import TimelinePacker
     def flush(self): raise RuntimeError("the device gave up")
     TimelinePacker.flush = flush
 """

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from extract.commands.choose_engine import check_engine
-from extract.engines import Loaded
+from extract.flow.engines import Loaded
 
 pytest.importorskip("ray")
 

@@ -8,16 +8,17 @@ from pathlib import Path
 import pytest
 
 from extract.decode.events import Job, Stopped
-from extract.jobs import Summary, Watcher
-from extract.systemic import PROBES, SYSTEMIC_FAILURES, SystemicFailure
-from shared.ledger import Failure, FailureLedger
+from extract.faults.ledger import Failure, FailureLedger
+from extract.faults.systemic import PROBES, SYSTEMIC_FAILURES, SystemicFailure
+from extract.jobs.summary import Summary
+from extract.watcher import Watcher
 
 pytest.importorskip("ray")
 
 from extract.cluster.actor import News
 from extract.cluster.deal import Deal
-from extract.cluster.doubts import Doubts, Pause
 from extract.cluster.members import Member
+from extract.faults.doubts import Doubts, Pause
 
 
 def failure(number: int, message: str = "broken", stage: str = "open") -> Failure:

@@ -15,14 +15,14 @@ import pytest
 import zarr.storage
 from typer.testing import Result
 
-from extract.caption_files import CaptionFileError, CaptionRow, Captions, read_captions, write_captions
-from extract.recaption import NEXT, WHOLE, captioned_frames, check_captions, recaption
+from extract.captions.files import CaptionFileError, CaptionRow, Captions, read_captions, write_captions
+from extract.captions.recaption import NEXT, WHOLE, captioned_frames, check_captions, recaption
+from extract.sharing.locks import open_claims
 from shared.cache import CacheError, FeatureCache, VideoInfo
 from shared.cache import nodes as cache_nodes
-from shared.claims import open_claims
 from shared.windows import WindowSpec
 from tests.extract.support import cache_contents, write_video
-from train.data import load_features
+from train.data.features import load_features
 
 Cli = Callable[..., Result]
 SPEC = WindowSpec(size=16, stride=4, samples={"video": 4, "image": 4, "text": 2})
@@ -540,7 +540,7 @@ def test_a_second_recaption_is_refused_and_a_run_is_waited_for(
     assert f"is at work (process {os.getpid()} on " in refused.output
     other = open_claims("caches/clips.zarr")
     assert other.take("0.mp4", ["text"])
-    monkeypatch.setattr("extract.recaption.time.sleep", lambda seconds: other.close())
+    monkeypatch.setattr("extract.captions.recaption.time.sleep", lambda seconds: other.close())
     done = cli("recaption", "clips", "--from", "all.csv")
     assert done.exit_code == 0
     assert "waiting for 1 videos that process " in done.output

@@ -17,18 +17,20 @@ import pytest
 from filelock import FileLock
 from typer.testing import Result
 
+from extract.decode import fetching
 from extract.decode.ahead import DecodeAhead
 from extract.decode.events import Job
 from extract.decode.fetching import LOCK, PREFIX, Copies, sweep
 from extract.encoders.contract import Rows
-from extract.jobs import Summary, plan_jobs
-from extract.pipeline import run
-from extract.shards import split
-from extract.video import VideoError
+from extract.faults.ledger import FailureLedger
+from extract.flow.pipeline import run
+from extract.jobs.planning import plan_jobs
+from extract.jobs.shards import split
+from extract.jobs.summary import Summary
+from extract.video import VideoError, sources
 from shared.cache import CacheError, FeatureCache
-from shared.ledger import FailureLedger
 from shared.manifest import Manifest, load_manifest
-from shared.remote_files import RemoteFile, RemoteRoot
+from shared.videos.remote import RemoteFile, RemoteRoot
 from tests.extract.support import SPEC, cache_contents, write_video
 
 Cli = Callable[..., Result]
@@ -122,14 +124,14 @@ def without_marks(contents: Mapping[str, Any]) -> dict[str, Any]:
 def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Paths of objects that were copied or read."""
     seen: list[str] = []
-    for name in ("fetch", "sha256"):
-        real = getattr(RemoteRoot, name)
+    for module, name in ((fetching, "fetch"), (sources, "sha256_of")):
+        real = getattr(module, name)
 
-        def noting(self: RemoteRoot, path: str, *args: Any, real: Any = real) -> Any:
-            seen.append(path)
-            return real(self, path, *args)
+        def noting(file: RemoteFile, *args: Any, real: Any = real) -> Any:
+            seen.append(file.path)
+            return real(file, *args)
 
-        monkeypatch.setattr(RemoteRoot, name, noting)
+        monkeypatch.setattr(module, name, noting)
     return seen
 
 
@@ -209,15 +211,15 @@ def of(path: str) -> Job:
 def test_an_object_that_is_replaced_while_it_is_copied_is_copied_again(
     clips: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files, real, times = fsspec.filesystem("memory"), RemoteRoot.fetch, [1]
+    files, real, times = fsspec.filesystem("memory"), fetching.fetch, [1]
 
-    def replacing(self: RemoteRoot, path: str, *args: Any) -> None:
-        real(self, path, *args)
+    def replacing(file: RemoteFile, *args: Any) -> None:
+        real(file, *args)
         if times:
             times.pop()
-            files.pipe_file(f"/store/videos/{path}", b"new")
+            files.pipe_file(f"/store/videos/{file.path}", b"new")
 
-    monkeypatch.setattr(RemoteRoot, "fetch", replacing)
+    monkeypatch.setattr(fetching, "fetch", replacing)
     copies = Copies()
     with copies.of(of("0.mp4")) as job:
         assert isinstance(job.file, Path)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from typer.testing import Result
 
-from shared.claims import claim_name
+from extract.sharing.claims import claim_name
 from tests.extract.kills import Killing, write_clips
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
-from extract import retrying
+from extract.faults import retrying
+from extract.faults.ledger import FailureLedger
 from shared.cache import FeatureCache, RecipeMismatch
-from shared.ledger import FailureLedger
 from tests.extract.support import (
     FakeVideo,
     assert_cached,

@@ -22,7 +22,7 @@ from extract.decode.sampling import sample_video
 from extract.encoders import build_encoder
 from extract.encoders.contract import Rows
 from extract.encoders.videoprism import ARCHITECTURES, VideoPrismEncoder
-from extract.plan import TimelinePacker, WindowPacker
+from extract.flow.packing import TimelinePacker, WindowPacker
 from extract.video import DecodedFrame
 from shared.windows import WindowSpec
 

@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 from typer.testing import Result
 
-from extract import shards
-from extract.inflight import suspects
-from extract.jobs import plan_jobs
-from extract.shards import Shard, balanced, parse_shard, split
+from extract.faults.inflight import suspects
+from extract.faults.ledger import FailureLedger
+from extract.jobs import shards
+from extract.jobs.planning import plan_jobs
+from extract.jobs.shards import Shard, balanced, parse_shard, split
 from shared.cache import FeatureCache
-from shared.ledger import FailureLedger
 from shared.manifest import Manifest, load_manifest
 from tests.extract.support import (
     REPO,
@@ -241,7 +241,7 @@ def test_a_run_of_one_shard_leaves_what_others_died_at(cli: Cli, clips: Path, tm
 
 
 def run_shard(videos: Sequence[FakeVideo], url: Path, part: Shard, parts: Sequence[Sequence[str]]) -> Any:
-    from extract.pipeline import run
+    from extract.flow.pipeline import run
 
     mine = [v for v in videos if v.name in parts[part.number - 1]]
     encoders = fake_encoders()

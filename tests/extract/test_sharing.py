@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from extract.assemble import CacheWriteError
 from extract.decode.events import Job
-from extract.jobs import Summary, Watcher
+from extract.faults.ledger import Failure, FailureLedger
+from extract.faults.systemic import CacheWriteError
+from extract.jobs.summary import Summary
+from extract.sharing.claims import Claims
+from extract.sharing.locks import LocalClaims, open_claims
+from extract.watcher import Watcher
 from shared.cache import FeatureCache, RecipeMismatch
-from shared.claims import Claims, LocalClaims, open_claims
-from shared.ledger import Failure, FailureLedger
 from tests.extract.support import (
     SPEC,
     FakeVideo,
@@ -46,7 +48,7 @@ class Other(Watcher):
 @pytest.fixture
 def videos(monkeypatch: pytest.MonkeyPatch) -> list[FakeVideo]:
     """Three videos; a run looks again at once for what others hold."""
-    monkeypatch.setattr("shared.claims.Claims.poll_s", 0.001)
+    monkeypatch.setattr("extract.sharing.claims.Claims.poll_s", 0.001)
     videos = [FakeVideo(0, 20), FakeVideo(1, 33), FakeVideo(2, 40)]
     install_fake_videos(monkeypatch, videos)
     return videos
@@ -181,12 +183,12 @@ def test_a_lost_claim_leaves_the_video_to_the_other_run(
         cache.drop("v001", STREAMS)
         if finishes:
             with monkeypatch.context() as patch:
-                patch.setattr("extract.pipeline.open_claims", lambda place: Losing(place, 99, lambda: None))
+                patch.setattr("extract.flow.pipeline.open_claims", lambda place: Losing(place, 99, lambda: None))
                 patch.setattr(Losing, "_take", lambda self, name: 0)
                 patch.setattr(Losing, "_give", lambda self, name, lock: None)
                 assert run_fake(videos[1:2], url, fake_encoders()).done == ["v001"]
 
-    monkeypatch.setattr("extract.pipeline.open_claims", lambda place: Losing(place, look, take_over))
+    monkeypatch.setattr("extract.flow.pipeline.open_claims", lambda place: Losing(place, look, take_over))
     summary = run_fake(videos, url, fake_encoders())
     assert (summary.done, summary.others) == (
         (["v000", "v002"], ["v001"]) if finishes else (["v000", "v002", "v001"], [])
@@ -207,7 +209,7 @@ def run_together(count: int, work: Callable[[int], Summary]) -> list[Summary]:
 @pytest.fixture
 def many(monkeypatch: pytest.MonkeyPatch) -> list[FakeVideo]:
     """Sixty videos, of which four break off."""
-    monkeypatch.setattr("shared.claims.Claims.poll_s", 0.001)
+    monkeypatch.setattr("extract.sharing.claims.Claims.poll_s", 0.001)
     videos = [FakeVideo(n, 17 + 7 * n % 50, broken_at=12 if n % 15 == 7 else None) for n in range(60)]
     install_fake_videos(monkeypatch, videos)
     return videos
@@ -231,7 +233,7 @@ def test_runs_together_make_the_cache_of_one(many: list[FakeVideo], tmp_path: Pa
 def test_runs_together_on_a_disk_without_locks(
     many: list[FakeVideo], url: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.claims._has_locks", lambda path: False)
+    monkeypatch.setattr("extract.sharing.locks._has_locks", lambda path: False)
     runs = run_together(2, lambda number: run_fake(many[8:20], url, fake_encoders()))
     assert sorted(name for summary in runs for name in summary.done) == [video.name for video in many[8:20]]
     for video in many[8:20]:

@@ -17,8 +17,8 @@ from typer.testing import Result
 from extract.decode.events import Job
 from extract.decode.process import DecoderProcess, DecoderStartError
 from extract.decode.turns import Turns
-from extract.systemic import SYSTEMIC_FAILURES, FirstFailures, SystemicFailure
-from shared.ledger import Failure, FailureLedger
+from extract.faults.ledger import Failure, FailureLedger
+from extract.faults.systemic import SYSTEMIC_FAILURES, FirstFailures, SystemicFailure
 from tests.extract.support import REPO, FakeVideo, fake_encoders, install_fake_videos, run_fake, write_video
 
 Cli = Callable[..., Result]
@@ -102,7 +102,7 @@ def test_a_fault_of_the_decoder_processes_is_no_readable_video(
 
     good = job(write_video(tmp_path / "good.mp4", 3))
     monkeypatch.setattr(DecoderProcess, "__init__", broken)
-    monkeypatch.setattr("extract.systemic.PROBE_S", 0.2)
+    monkeypatch.setattr("extract.faults.systemic.PROBE_S", 0.2)
     first = FirstFailures()
     fill(first, ["broken"] * SYSTEMIC_FAILURES)
     with pytest.raises(SystemicFailure):

@@ -11,7 +11,7 @@ import pytest
 
 from shared.manifest import Manifest, ManifestError, load_manifest
 from shared.names import stays_below
-from shared.video_names import frame_series
+from shared.videos.names import frame_series
 
 
 def touch(root: Path, *names: str) -> Path:

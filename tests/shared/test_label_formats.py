@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shared.annotations import AU_NAMES, EXPR_NAMES, LabelError
-from shared.label_formats import (
+from shared.labels.annotations import AU_NAMES, EXPR_NAMES, LabelError
+from shared.labels.formats import (
     FORMATS,
     read_affwild2_au,
     read_affwild2_expr,
@@ -14,7 +14,7 @@ from shared.label_formats import (
     read_dvd_csv,
     read_labels,
 )
-from train.labels import align
+from train.data.labels import align
 
 NAN = np.nan
 

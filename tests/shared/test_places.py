@@ -12,13 +12,13 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from extract.faults.ledger import Failure, FailureLedger
+from extract.sharing.locks import LocalClaims, open_claims
 from shared.cache import CacheError, FeatureCache
-from shared.claims import LocalClaims, open_claims
 from shared.datasets import cache_of, find_dataset
-from shared.ledger import Failure, FailureLedger
 from shared.manifest import load_manifest
 from shared.places import RemoteError, check_secrets, plain_place
-from shared.remote_files import RemoteRoot
+from shared.videos.remote import RemoteRoot
 from tests.shared.test_cache import RECIPES, SPEC, write_video
 
 SECRETS = [

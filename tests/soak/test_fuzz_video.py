@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from extract.faults.ledger import FailureLedger
 from shared.cache import FeatureCache
-from shared.ledger import FailureLedger
 from tests.extract.fuzz_damage import Case, make_case
 from tests.extract.fuzz_reading import REPO, Outcome, read_all, wrongs
 from tests.extract.fuzz_seeds import real, rendered

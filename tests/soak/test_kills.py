@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shared.ledger import FailureLedger
+from extract.faults.ledger import FailureLedger
 from tests.extract.kills import WAYS, Killing, complete_is_whole, strike, wait, write_clips
 from tests.extract.support import REPO
 from tests.soak.conftest import Soak

@@ -22,10 +22,10 @@ import numpy as np
 import pytest
 import zarr
 
+from extract.faults.ledger import Failure, FailureLedger
+from extract.sharing.leases import LeaseClaims
 from shared.cache import CacheError, FeatureCache, VideoInfo
 from shared.cache import survey as cache_survey
-from shared.claim_leases import LeaseClaims
-from shared.ledger import Failure, FailureLedger
 from shared.windows import WindowSpec
 
 s3fs = pytest.importorskip("s3fs")

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from extract.decode.fetching import PREFIX
+from extract.faults.ledger import FailureLedger
 from shared.cache import FeatureCache
-from shared.ledger import FailureLedger
 from shared.manifest import ManifestError, load_manifest
-from shared.remote_files import RemoteRoot
+from shared.videos.remote import RemoteRoot
 from tests.extract.support import cache_contents, write_video
 from tests.extract.test_remote_videos import extract, without_marks
 

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-from shared.annotations import AU_NAMES, EXPR_NAMES
 from shared.cache import FeatureCache, VideoInfo
+from shared.labels.annotations import AU_NAMES, EXPR_NAMES
 from shared.windows import WindowSpec
-from train.data import build_windows, load_features, window_rule
-from train.labels import Track
+from train.data.features import build_windows, load_features, window_rule
+from train.data.labels import Track
 from train.tasks import task_named
 
 torch.set_num_threads(1)

@@ -122,7 +122,7 @@ def _serve() -> None:
     import torch
 
     import train.commands.runs
-    import train.report  # noqa: F401
+    import train.show.report  # noqa: F401
     from train.__main__ import app
 
     torch.set_num_threads(1)
@@ -157,8 +157,8 @@ def _command(app: Any, job: dict[str, Any]) -> None:
 
 def _trap(die_at: tuple[str | None, int]) -> list[int]:
     """Make the process kill itself while it writes its n-th file; counts the files."""
-    from shared.whole_file import PART
-    from train import files
+    from shared.process.whole_file import PART
+    from train.runs import files
 
     real, written, (place, number) = files.write_bytes, [0], die_at
 

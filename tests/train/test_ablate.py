@@ -16,11 +16,11 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from train.__main__ import app
-from train.ablate import FULL, ROWS, choose_rows, row_config
 from train.config import PRESETS, Augmentation, TrainConfig
-from train.crossval import assign_folds, cross_validate, split_windows
-from train.evaluate import compare_frames, evaluate_frames
+from train.experiments.ablate import FULL, ROWS, choose_rows, row_config
+from train.experiments.crossval import assign_folds, cross_validate, split_windows
 from train.heads import HEADS
+from train.judging.evaluate import compare_frames, evaluate_frames
 
 QUICK = ["--epochs", "2", "--learning-rate", "0.02", "--batch-size", "32", "--num-folds", "2"]
 SOME = ["--row", "concat", "--row", "no_augment", "--row", "text"]

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from shared.windows import WindowSpec
-from train.audit import audit_folds, label_scores, nearest_window, video_mean
 from train.config import RANDOM_WINDOWS, TrainConfig
-from train.crossval import Split, assign_folds, cross_validate, is_scattered, out_of_fold, split_windows
-from train.data import Features, Windows, build_windows
-from train.evaluate import evaluate_frames, tracks_to_frames
-from train.folds import SCATTERED, random_folds
-from train.labels import Track
+from train.data.features import Features, Windows, build_windows
+from train.data.labels import Track
+from train.experiments.audit import audit_folds, label_scores, nearest_window, video_mean
+from train.experiments.crossval import Split, assign_folds, cross_validate, is_scattered, out_of_fold, split_windows
+from train.judging.evaluate import evaluate_frames, tracks_to_frames
+from train.judging.folds import SCATTERED, random_folds
 from train.tasks import TASKS
 
 SPEC = WindowSpec(size=64, stride=16, samples={"video": 16, "image": 16, "text": 4})

@@ -12,10 +12,10 @@ from train.config import PRESETS, Augmentation, TrainConfig, preset_settings
 from train.fit.augment import add_noise, corrupt, drop_features, drop_streams, mask_steps, mixup
 from train.fit.autoencode import Decoders
 from train.fit.loop import Fit, fit
+from train.fit.losses import cross_entropy, focal, mse
 from train.fit.objective import decoders_for, training_loss
 from train.heads import HEADS, build_head, head_config
 from train.heads.standardize import HeadModel, Standardize
-from train.losses import cross_entropy, focal, mse
 
 torch.set_num_threads(1)
 

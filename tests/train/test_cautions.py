@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 from shared.cache.facts import VideoFacts
 from shared.manifest import load_manifest
 from train.__main__ import app
-from train.cautions import cautions, find_copies
-from train.folds import ALWAYS_TRAIN, UNUSED
-from train.labels import Track
+from train.data.labels import Track
+from train.data.tracks import read_tracks
+from train.judging.cautions import cautions, find_copies
+from train.judging.folds import ALWAYS_TRAIN, UNUSED
 from train.tasks import TASKS
-from train.tracks import read_tracks
 
 NAN = np.nan
 

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from shared.cache import FeatureCache
 from train.__main__ import app
-from train.changes import changes_since
-from train.runs import open_run
+from train.runs.changes import changes_since
+from train.runs.folder import open_run
 
 QUICK = ("--hidden", "8", "--epochs", "1", "--no-baselines", "--folds", "official", "--head", "text")
 

@@ -476,7 +476,7 @@ def test_help_imports_nothing_heavy(command: list[str]) -> None:
 
 def test_training_imports_no_encoder_and_no_decoder() -> None:
     code = (
-        "import sys, train.commands.runs, train.report\n"
+        "import sys, train.commands.runs, train.show.report\n"
         "print({'jax', 'open_clip', 'torchvision', 'transformers', 'av', 'extract'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

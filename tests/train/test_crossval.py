@@ -9,19 +9,19 @@ import pytest
 import torch
 
 from train.config import TrainConfig
-from train.crossval import (
+from train.data.labels import Track
+from train.data.tracks import LeftOut
+from train.experiments.crossval import (
     assign_folds,
     constant_baseline,
     cross_validate,
     split_windows,
     untested_frames,
 )
-from train.evaluate import evaluate_frames
-from train.folds import FoldError
-from train.labels import Track
-from train.runs import create_run
-from train.summary import summarise
-from train.tracks import LeftOut
+from train.experiments.summary import summarise
+from train.judging.evaluate import evaluate_frames
+from train.judging.folds import FoldError
+from train.runs.folder import create_run
 
 CONFIG = TrainConfig(head="video", head_options={"hidden": 4, "mlp": 4}, learning_rate=0.02, max_epochs=3, num_folds=4)
 

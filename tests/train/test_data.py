@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from shared.cache import CacheError, FeatureCache
-from train.data import build_windows, cached_videos, load_features, read_captions, window_labels, window_rule
-from train.labels import Track
+from train.data.features import build_windows, cached_videos, load_features, read_captions, window_labels, window_rule
+from train.data.labels import Track
 from train.tasks import TASKS
 
 STREAMS = ["video", "image", "text"]

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from train.evaluate import (
+from train.data.labels import Track
+from train.judging.evaluate import (
     TrackScores,
     compare_frames,
     constant_scores,
@@ -16,7 +17,6 @@ from train.evaluate import (
     score_columns,
     tracks_to_frames,
 )
-from train.labels import Track
 from train.show.training import percent
 from train.tasks import TASKS
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from train.folds import (
+from train.judging.folds import (
     ALWAYS_TRAIN,
     UNUSED,
     FoldError,
@@ -137,7 +137,7 @@ def test_inner_validation_meets_the_fraction() -> None:
 
 
 def test_very_many_groups_are_dealt_out_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("train.folds.DEAL_FROM", 200)
+    monkeypatch.setattr("train.judging.folds.DEAL_FROM", 200)
     rng = np.random.default_rng(0)
     groups = [f"g{i}" for i in rng.integers(0, 1000, 5000)]
     strata = rng.choice(4, 5000, p=[0.6, 0.3, 0.09, 0.01])

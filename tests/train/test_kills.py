@@ -17,9 +17,9 @@ import pytest
 
 from shared.cache import FeatureCache
 from tests.train.kills import AFTER, BEFORE, HALF, Trainer, differences
-from train.files import RunError, write_bytes
-from train.mending import mend_run
-from train.runs import open_run
+from train.runs.files import RunError, write_bytes
+from train.runs.folder import open_run
+from train.runs.mending import mend_run
 
 QUICK = ("--hidden", "8", "--epochs", "3", "--learning-rate", "0.02", "--batch-size", "16", "--num-folds", "3")
 
@@ -145,8 +145,8 @@ def test_a_disk_that_fills_up_in_training(
 
     from typer.testing import CliRunner
 
-    from train import checkpoints
     from train.__main__ import app
+    from train.runs import checkpoints
 
     real, calls = checkpoints.write_bytes, []
 

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shared.annotations import LabelError, track_to_video
-from train.labels import Track, align, segments_to_frames
+from shared.labels.annotations import LabelError, track_to_video
+from train.data.labels import Track, align, segments_to_frames
 
 NAN = np.nan
 

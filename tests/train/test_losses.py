@@ -8,7 +8,7 @@ import torch
 from torch.func import grad, vmap
 from torch.nn import functional as F
 
-from train.losses import LOSSES, bce, ccc, class_weights, cross_entropy, focal, loss_named, mse, mse_ccc
+from train.fit.losses import LOSSES, bce, ccc, class_weights, cross_entropy, focal, loss_named, mse, mse_ccc
 from train.tasks import TASKS, task_named
 
 torch.set_num_threads(1)

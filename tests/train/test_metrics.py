@@ -7,8 +7,8 @@ from sklearn.metrics import accuracy_score, f1_score
 from torchmetrics.functional import concordance_corrcoef
 from torchmetrics.functional.classification import multiclass_f1_score
 
-from train.bootstrap import bootstrap_interval, paired_bootstrap, resample_videos
-from train.metrics import TASK_METRICS, au_scores, expr_scores, va_scores, violence_scores
+from train.judging.bootstrap import bootstrap_interval, paired_bootstrap, resample_videos
+from train.judging.metrics import TASK_METRICS, au_scores, expr_scores, va_scores, violence_scores
 from train.tasks import TASKS
 
 torch.set_num_threads(1)

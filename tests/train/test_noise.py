@@ -7,7 +7,7 @@ import torch
 from train.config import Augmentation, TrainConfig
 from train.fit import noise as noise_module
 from train.fit.fitting import epoch_shares
-from train.fit.noise import Draws, Noise, Tape, beta_share, count_draws, drawing_from, normal, seed_words, uniform
+from train.heads.noise import Draws, Noise, Tape, beta_share, count_draws, drawing_from, normal, seed_words, uniform
 
 DRAWS = Draws(100, 50)
 

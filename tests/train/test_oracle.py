@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from train.evaluate import evaluate_frames
-from train.labels import Track
-from train.oracle import oracle_frames
+from train.data.labels import Track
+from train.judging.evaluate import evaluate_frames
+from train.judging.oracle import oracle_frames
 from train.tasks import TASKS
 
 

@@ -9,25 +9,25 @@ import numpy as np
 import pytest
 import torch
 
-from shared.annotations import annotation_files
 from shared.cache import CacheError
-from shared.label_formats import read_affwild2_au, read_affwild2_expr, read_affwild2_va, read_dvd_csv
+from shared.labels.annotations import annotation_files
+from shared.labels.formats import read_affwild2_au, read_affwild2_expr, read_affwild2_va, read_dvd_csv
 from shared.manifest import ManifestError, load_manifest
 from train.config import TrainConfig
-from train.crossval import CrossValidation, assign_folds, cross_validate, split_windows
-from train.data import build_windows, cached_videos, load_features, window_labels
-from train.evaluate import TrackScores, evaluate_frames
-from train.labels import Track, align
-from train.losses import ccc, mse, mse_ccc
-from train.metrics import va_scores
-from train.oracle import oracle_frames
-from train.postprocess import PostProcess, apply_all, smooth
-from train.priors import prior_line
+from train.data.features import build_windows, cached_videos, load_features, window_labels
+from train.data.labels import Track, align
+from train.data.tracks import read_tracks
+from train.experiments.crossval import CrossValidation, assign_folds, cross_validate, split_windows
+from train.experiments.summary import summarise
+from train.fit.losses import ccc, mse, mse_ccc
+from train.fit.priors import prior_line
+from train.judging.evaluate import TrackScores, evaluate_frames
+from train.judging.metrics import va_scores
+from train.judging.oracle import oracle_frames
+from train.judging.postprocess import PostProcess, apply_all, smooth
 from train.submission.check import check_flat
 from train.submission.files import nearest_valid, read_flat_template, row_values, write_flat
-from train.summary import summarise
 from train.tasks import TASKS
-from train.tracks import read_tracks
 
 REPO = Path(__file__).resolve().parents[2]
 CONFIG = TrainConfig(head="image", head_options={"hidden": 8}, max_epochs=2, learning_rate=0.02, num_folds=3)
@@ -208,7 +208,7 @@ def test_pitfall_11_training_is_a_command_and_no_notebook() -> None:
 
 def test_pitfall_12_no_label_reaches_a_caption() -> None:
     """What writes captions and features cannot read labels: only the data check of stage 1 knows their formats."""
-    readers = {"shared.label_formats", "shared.annotations"}
+    readers = {"shared.labels.formats", "shared.labels.annotations"}
     users = {file.name for file, tree in sources("extract") if imported(tree) & readers}
     assert users == {"dataset_doctor.py"}
     seen = {
@@ -224,7 +224,7 @@ def test_pitfall_13_no_pickle_and_no_rewriting_of_everything(made, clips, tmp_pa
     """Float16 arrays per video in a cache that is added to; adding a video leaves the files of the others alone."""
     pickles = {"pickle", "joblib", "cloudpickle", "dill", "shelve"}
     # These talk to each other, over a pipe from a run to the decoder that it started; nothing of it is stored.
-    own_pipe = {"extract/decode/child.py", "extract/decode/decoders.py", "extract/systemic.py"}
+    own_pipe = {"extract/decode/child.py", "extract/decode/decoders.py", "extract/faults/systemic.py"}
     trees = sources("extract", "shared", "train")
     found = {file.relative_to(REPO).as_posix() for file, tree in trees if imported(tree) & pickles}
     assert found <= own_pipe

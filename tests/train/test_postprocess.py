@@ -5,12 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from train import postprocess
 from train.config import TrainConfig
-from train.crossval import Split, cross_validate, split_windows
-from train.evaluate import TrackScores, evaluate_frames
-from train.labels import Track
-from train.postprocess import (
+from train.data.labels import Track
+from train.experiments.crossval import Split, cross_validate, split_windows
+from train.fit.priors import class_prior, prior_line
+from train.judging import postprocess
+from train.judging.evaluate import TrackScores, evaluate_frames
+from train.judging.postprocess import (
     HALF_WIDTHS,
     PRIOR_STRENGTHS,
     THRESHOLDS,
@@ -23,7 +24,6 @@ from train.postprocess import (
     smooth,
     tune,
 )
-from train.priors import class_prior, prior_line
 from train.tasks import TASKS
 
 CONFIG = TrainConfig(head="text", head_options={"hidden": 8}, max_epochs=2, learning_rate=0.02, num_folds=3)

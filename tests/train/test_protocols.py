@@ -12,9 +12,9 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from shared.annotations import AU_NAMES, EXPR_NAMES
+from shared.labels.annotations import AU_NAMES, EXPR_NAMES
 from train.__main__ import app
-from train.runs import open_run
+from train.runs.folder import open_run
 from train.tasks import TASKS
 
 QUICK = ["--head", "image", "--hidden", "8", "--epochs", "4", "--learning-rate", "0.02", "--batch-size", "16"]

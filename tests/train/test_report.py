@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 
 from train.config import TrainConfig
-from train.crossval import CrossValidation
-from train.data import Caption
-from train.evaluate import TrackScores, predictions_table
-from train.files import write_json
-from train.labels import Track
-from train.postprocess import apply_all, tune
-from train.report import write_report
-from train.runs import Run, create_run
+from train.data.features import Caption
+from train.data.labels import Track
+from train.experiments.crossval import CrossValidation
+from train.experiments.summary import summarise
+from train.judging.evaluate import TrackScores, predictions_table
+from train.judging.postprocess import apply_all, tune
+from train.runs.files import write_json
+from train.runs.folder import Run, create_run
+from train.show.report import write_report
 from train.show.training import percent
-from train.summary import summarise
 from train.tasks import TASKS
 
 # matplotlib still calls what newer pyparsing has renamed; nothing of ours is behind it.

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-import train.resident
-from train.data import load_features
-from train.memory import Limits, MemoryShortage, allocate, free_host_bytes
-from train.resident import Gather, gather_for, place
+import train.data.resident
+from train.data.features import load_features
+from train.data.memory import Limits, MemoryShortage, allocate, free_host_bytes
+from train.data.resident import Gather, gather_for, place
 
 STREAMS = ("video", "image", "text")
 
@@ -28,7 +28,7 @@ def test_every_tier_gives_the_same_batches(problem, cache, tmp_path: Path, monke
     # What a GPU would be served by, without one: pinning is the only call that needs it.
     monkeypatch.setattr(pinned, "_pinned", True)
     empty = torch.empty
-    monkeypatch.setattr(train.resident.torch, "empty", lambda *a, pin_memory, **k: empty(*a, **k))
+    monkeypatch.setattr(train.data.resident.torch, "empty", lambda *a, pin_memory, **k: empty(*a, **k))
     ways = {
         "host": gather_for(STREAMS, fresh, p.windows, "cpu"),
         "file": gather_for(STREAMS, filed, p.windows, "cpu"),

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from train.checkpoints import RunError, build_model, load_model, save_model
 from train.config import TrainConfig
-from train.files import read_json, write_json
 from train.fit.loop import fit
-from train.run_checks import CONFIG_TYPES
-from train.runs import (
+from train.runs.checkpoints import RunError, build_model, load_model, save_model
+from train.runs.checks import CONFIG_TYPES
+from train.runs.files import read_json, write_json
+from train.runs.folder import (
     FORMAT_VERSION,
     RESUME_KEYS,
     Run,

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shared.annotations import AU_NAMES, EXPR_NAMES
-from train.evaluate import TrackScores
-from train.labels import Track
+from shared.labels.annotations import AU_NAMES, EXPR_NAMES
+from train.data.labels import Track
+from train.judging.evaluate import TrackScores
 from train.submission.check import check_dvd, check_flat
 from train.submission.dvd import blank_dvd_template, read_dvd_templates, write_dvd
 from train.submission.files import (

@@ -14,17 +14,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from train.checkpoints import build_model
 from train.config import PRESETS, Augmentation, TrainConfig
 from train.fit.adamw import StackedAdamW
 from train.fit.fitting import EVAL_BATCH, Fit
 from train.fit.fold_stack import FoldStack
 from train.fit.loop import fit
-from train.fit.noise import Draws
 from train.fit.objective import Objective, decoders_for
 from train.fit.together import Member, fit_together
 from train.heads import HEADS
 from train.heads.layers import CrossAttention
+from train.heads.noise import Draws
+from train.runs.checkpoints import build_model
 from train.tasks import TASKS
 
 torch.set_num_threads(1)

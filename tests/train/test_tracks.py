@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shared.annotations import LabelError
+from shared.labels.annotations import LabelError
 from shared.manifest import load_manifest
-from train.labels import Track
+from train.data.labels import Track
+from train.data.tracks import LeftOut, permute_labels, read_tracks
 from train.tasks import TASKS
-from train.tracks import LeftOut, permute_labels, read_tracks
 
 VIOLENCE, VA = TASKS["violence"], TASKS["va"]
 

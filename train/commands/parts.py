@@ -14,22 +14,22 @@ from rich.console import Console
 
 from shared.cache import FeatureCache
 from shared.datasets import cache_of, dataset_name, find_dataset
-from shared.interrupts import say_how_to_go_on, until_interrupted
 from shared.manifest import Manifest, load_manifest
-from shared.terminal import harmless
-from train.checkpoints import RunError
+from shared.process.interrupts import say_how_to_go_on, until_interrupted
+from shared.process.terminal import harmless
 from train.config import TrainConfig, preset_settings
-from train.data import cached_videos
-from train.files import damage_in_words
+from train.data.features import cached_videos
+from train.data.labels import Track
+from train.data.spans import duration_s
+from train.data.tracks import LabelReport, read_tracks
+from train.fit.losses import loss_for
 from train.heads import head_config
-from train.labels import Track
-from train.losses import loss_for
-from train.mending import mend_run
-from train.postprocess import PostProcess
-from train.runs import Run, latest_run, open_run
-from train.spans import duration_s
+from train.judging.postprocess import PostProcess
+from train.runs.checkpoints import RunError
+from train.runs.files import damage_in_words
+from train.runs.folder import Run, latest_run, open_run
+from train.runs.mending import mend_run
 from train.tasks import Task, task_named
-from train.tracks import LabelReport, read_tracks
 
 err = harmless(Console(stderr=True, markup=False, highlight=False, soft_wrap=True))
 out = harmless(Console(markup=False, highlight=False, soft_wrap=True))

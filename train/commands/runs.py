@@ -12,9 +12,6 @@ import typer
 
 from shared.cache import CacheError, FeatureCache
 from shared.datasets import cache_of
-from train.audit import audit_folds
-from train.cautions import label_ranges, label_words
-from train.changes import changed_features, changed_labels, changes_since
 from train.commands.parts import (
     err,
     explained,
@@ -29,7 +26,20 @@ from train.commands.parts import (
     training_config,
 )
 from train.config import RANDOM_WINDOWS, TrainConfig
-from train.crossval import (
+from train.data.features import (
+    Features,
+    Windows,
+    build_windows,
+    cached_videos,
+    load_features,
+    read_captions,
+    window_rule,
+)
+from train.data.labels import Track
+from train.data.resident import place as place_features
+from train.data.tracks import LabelReport, permute_labels
+from train.experiments.audit import audit_folds
+from train.experiments.crossval import (
     CrossValidation,
     Split,
     assign_folds,
@@ -38,23 +48,21 @@ from train.crossval import (
     split_windows,
     untested_frames,
 )
-from train.data import Features, Windows, build_windows, cached_videos, load_features, read_captions, window_rule
-from train.evaluate import TrackScores, evaluate_frames, predictions_table
-from train.files import damage_in_words, write_bytes, write_json
+from train.experiments.inference import choose_videos, score_tracks, streams_of, unlabelled_tracks
+from train.experiments.summary import summarise
 from train.fit.loop import pick_device
+from train.fit.priors import prior_line
 from train.fit.way import check_way, pick_way
 from train.heads import head_class, head_config
-from train.inference import choose_videos, score_tracks, streams_of, unlabelled_tracks
-from train.labels import Track
-from train.postprocess import apply_all
-from train.priors import prior_line
-from train.resident import place as place_features
-from train.runs import Run, baseline_run, create_run, is_miniature, resume_run, run_facts
+from train.judging.cautions import label_ranges, label_words
+from train.judging.evaluate import TrackScores, evaluate_frames, predictions_table
+from train.judging.postprocess import apply_all
+from train.runs.changes import changed_features, changed_labels, changes_since
+from train.runs.files import damage_in_words, write_bytes, write_json
+from train.runs.folder import Run, baseline_run, create_run, is_miniature, resume_run, run_facts
 from train.show.study import leak_words, print_audit
 from train.show.training import CvDisplay, print_cv, print_evaluation, print_predictions
-from train.summary import summarise
 from train.tasks import Task, task_named
-from train.tracks import LabelReport, permute_labels
 
 BASELINE_HEADS = ("video", "image", "text")
 
@@ -280,7 +288,7 @@ def _store_results(
 
 
 def _write_report(run: Run, store: FeatureCache | None) -> Path:
-    from train.report import write_report  # pyplot takes a second to import
+    from train.show.report import write_report  # pyplot takes a second to import
 
     with damage_in_words(run.path):
         return write_report(run, lambda video: read_captions(store, video) if store is not None else [])

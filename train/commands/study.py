@@ -8,23 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from shared.cache import FeatureCache
-from train.ablate import FULL, as_markdown, as_table, choose_rows, row_config, row_result, streams_of_rows
-from train.audit import audit_folds
-from train.cautions import cautions, find_copies
 from train.commands.parts import err, explained, go_on, open_data, open_tracks, out, resumable, tell, training_config
 from train.config import RANDOM_WINDOWS, TrainConfig
-from train.crossval import CrossValidation, assign_folds, cross_validate, split_windows
-from train.data import Features, build_windows, load_features, window_rule
-from train.files import write_json, write_text
+from train.data.features import Features, build_windows, load_features, window_rule
+from train.data.resident import place as place_features
+from train.data.spans import duration_s
+from train.data.tracks import read_tracks
+from train.experiments.ablate import FULL, as_markdown, as_table, choose_rows, row_config, row_result, streams_of_rows
+from train.experiments.audit import audit_folds
+from train.experiments.crossval import CrossValidation, assign_folds, cross_validate, split_windows
 from train.fit.loop import pick_device
 from train.fit.way import check_way, pick_way
-from train.resident import place as place_features
-from train.runs import Run, create_run, resume_run, row_run, run_facts
+from train.judging.cautions import cautions, find_copies
+from train.runs.files import write_json, write_text
+from train.runs.folder import Run, create_run, resume_run, row_run, run_facts
 from train.show.study import print_ablation, print_audit
 from train.show.training import SCORE_NAMES, CvDisplay
-from train.spans import duration_s
 from train.tasks import Task, task_named
-from train.tracks import read_tracks
 
 
 @explained

@@ -8,23 +8,24 @@ from pathlib import Path
 
 import numpy as np
 
-from shared.annotations import track_to_video
 from shared.cache import CacheError, FeatureCache
 from shared.datasets import cache_of
-from shared.video_names import VIDEO_SUFFIXES
-from train.checkpoints import RunError
+from shared.labels.annotations import track_to_video
+from shared.videos.names import VIDEO_SUFFIXES
 from train.commands.parts import err, explained, find_run, load, out, run_settings, tell
-from train.data import cached_videos
-from train.evaluate import TrackScores, evaluate_frames
+from train.data.features import cached_videos
+from train.data.labels import Track
+from train.data.spans import duration_s
+from train.data.tracks import read_tracks
+from train.experiments.inference import score_tracks, streams_of
 from train.fit.loop import pick_device
-from train.folds import check_groups
-from train.inference import score_tracks, streams_of
-from train.labels import Track
-from train.oracle import oracle_frames
-from train.postprocess import apply_all, identity
-from train.runs import is_miniature
+from train.judging.evaluate import TrackScores, evaluate_frames
+from train.judging.folds import check_groups
+from train.judging.oracle import oracle_frames
+from train.judging.postprocess import apply_all, identity
+from train.runs.checkpoints import RunError
+from train.runs.folder import is_miniature
 from train.show.training import print_oracle, settings_words
-from train.spans import duration_s
 from train.submission.check import check_dvd, check_flat
 from train.submission.dvd import DvdTemplate, blank_dvd_template, read_dvd_templates, write_dvd
 from train.submission.files import (
@@ -36,7 +37,6 @@ from train.submission.files import (
     write_flat,
 )
 from train.tasks import Task, task_named
-from train.tracks import read_tracks
 
 SHOWN = 5
 

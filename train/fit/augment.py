@@ -1,4 +1,4 @@
-"""Augmentation of cached features, after standardisation: pure functions of a batch, drawn as train/fit/noise.py says.
+"""Augmentation of cached features, after standardisation: pure functions of a batch, drawn by train/heads/noise.py.
 
 Every function takes and returns stream -> (B, T_s, D_s) float32, leaves its input as it was, and touches training only.
 The formulas are in docs/heads.md. Zero is the mean of a standardised feature, so "set to zero" is "say nothing".
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from train.config import Augmentation
-from train.fit.noise import beta_share, normal, uniform
+from train.heads.noise import beta_share, normal, uniform
 
 Streams = dict[str, Tensor]
 

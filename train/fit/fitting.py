@@ -16,15 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train.checkpoints import build_model, save_state
 from train.config import TrainConfig
-from train.data import Features, Windows
-from train.evaluate import evaluate_windows
-from train.fit.noise import Draws, count_draws, seed_words
+from train.data.features import Features, Windows
+from train.data.resident import Gather
+from train.fit.losses import class_weights
 from train.fit.objective import Objective, decoders_for
+from train.heads.noise import Draws, count_draws, seed_words
 from train.heads.standardize import HeadModel
-from train.losses import class_weights
-from train.resident import Gather
+from train.judging.evaluate import evaluate_windows
+from train.runs.checkpoints import build_model, save_state
 from train.tasks import Task
 
 EVAL_BATCH = {"cpu": 512, "cuda": 4096}  # windows

@@ -17,9 +17,9 @@ from torch.func import functional_call, vmap
 
 from train.fit.adamw import StackedAdamW
 from train.fit.fitting import EVAL_BATCH, Gather, reduced
-from train.fit.noise import Draws, Noise, Tape, drawing_from
 from train.fit.objective import Objective
 from train.heads.layers import written_out
+from train.heads.noise import Draws, Noise, Tape, drawing_from
 
 ALIGN = 4  # every weight begins at a multiple of 16 bytes, where kernels for matrices want it
 WARM_UP = 3  # steps before capture, so that libraries have allocated what they need

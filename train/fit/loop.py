@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shared.devices import DEVICES, why_unseen
 from shared.names import unknown_name
-from train.checkpoints import load_state
+from shared.process.devices import DEVICES, why_unseen
 from train.config import TrainConfig
-from train.data import Features, Windows
+from train.data.features import Features, Windows
+from train.data.resident import gather_for
 from train.fit.fitting import (
     EVAL_BATCH,
     Fit,
@@ -35,9 +35,9 @@ from train.fit.fitting import (
     targets_of,
     weights_of,
 )
-from train.fit.noise import Noise, Tape, drawing_from
+from train.heads.noise import Noise, Tape, drawing_from
 from train.heads.standardize import HeadModel
-from train.resident import gather_for
+from train.runs.checkpoints import load_state
 from train.tasks import Task
 
 
@@ -57,7 +57,7 @@ def fit(
     """Train one head with AdamW; keep the epoch with the best validation score; stop when it no longer improves.
 
     Args:
-        features, windows: from train/data.py.
+        features, windows: from train/data/features.py.
         train, val: bool (W,), windows to learn from and to choose the epoch by; only labelled ones are used.
         fold: enters the seed.
         state_file: where to keep the state after each epoch, to resume from.

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from train.config import TrainConfig
 from train.fit.augment import corrupt, mixup
 from train.fit.autoencode import Decoders
+from train.fit.losses import loss_for
 from train.heads import head_config
 from train.heads.standardize import HeadModel
-from train.losses import loss_for
 from train.tasks import Task
 
 Loss = Callable[[Tensor, Tensor], Tensor]

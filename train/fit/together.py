@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train.checkpoints import load_state
 from train.config import TrainConfig
-from train.data import Features, Windows
+from train.data.features import Features, Windows
+from train.data.resident import gather_for
 from train.fit.fitting import (
     Fit,
     Progress,
@@ -33,9 +33,9 @@ from train.fit.fitting import (
     weights_of,
 )
 from train.fit.fold_stack import FoldStack
-from train.fit.noise import Draws, Noise
 from train.fit.objective import Objective
-from train.resident import gather_for
+from train.heads.noise import Draws, Noise
+from train.runs.checkpoints import load_state
 from train.tasks import Task
 
 # What makes a program of its own; members may differ in everything else.
@@ -80,7 +80,7 @@ def fit_together(
     Args:
         task: of all members.
         members: same head and sizes; rows of the history arrive at ``on_epoch`` epoch by epoch.
-        features, windows: from train/data.py.
+        features, windows: from train/data/features.py.
         device: where everything stays.
         capture: on a GPU, replay a step as a CUDA graph.
         compiled: put the step through ``torch.compile`` first (a minute or so for each number of members).

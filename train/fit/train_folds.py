@@ -10,14 +10,14 @@ from functools import partial
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
-from train.checkpoints import load_model, save_model
 from train.config import TrainConfig
-from train.data import Features, Windows
-from train.files import file_sha256, read_json, write_json
+from train.data.features import Features, Windows
 from train.fit.fitting import Fit
 from train.fit.loop import fit
 from train.fit.together import Member, fit_together
-from train.runs import Run
+from train.runs.checkpoints import load_model, save_model
+from train.runs.files import file_sha256, read_json, write_json
+from train.runs.folder import Run
 from train.tasks import Task
 
 Epochs = list[dict[str, float]]

@@ -10,11 +10,11 @@ results.
 from __future__ import annotations
 
 from shared.names import unknown_name
-from train.checkpoints import build_model
 from train.config import TrainConfig
-from train.data import Features, Windows
+from train.data.features import Features, Windows
 from train.fit.objective import decoders_for
 from train.heads.layers import Gru
+from train.runs.checkpoints import build_model
 from train.tasks import Task
 
 WAYS = ("auto", "together", "one-by-one")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from train.fit.noise import uniform
+from train.heads.noise import uniform
 
 _written_out = False
 

@@ -8,8 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from train.ablate import COLUMNS, cells
-from train.audit import PREDICTORS
+from train.experiments.ablate import COLUMNS, cells
+from train.experiments.audit import PREDICTORS
 from train.show.training import SCORE_NAMES, percent, print_table
 from train.tasks import Task
 

@@ -11,14 +11,14 @@ from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from shared.annotations import AU_NAMES, EXPR_NAMES
+from shared.labels.annotations import AU_NAMES, EXPR_NAMES
 from train.config import TrainConfig
 from train.tasks import Task
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from train.runs import Run
+    from train.runs.folder import Run
 
 SCORE_NAMES: Mapping[str, str] = {
     "macro_f1": "macro F1",

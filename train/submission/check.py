@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from shared.annotations import EXPR_NAMES
+from shared.labels.annotations import EXPR_NAMES
 from train.submission.dvd import csv_files, read_dvd_templates
 from train.submission.files import (
     FLAT_COLUMNS,

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from shared.annotations import MAX_FRAMES, is_stray
-from shared.columns import choice_words, columns_called, places_words
-from shared.label_formats import FRAME_NAMES
+from shared.labels.annotations import MAX_FRAMES, is_stray
+from shared.labels.columns import choice_words, columns_called, places_words
+from shared.labels.formats import FRAME_NAMES
 from shared.names import name_problem
-from train.evaluate import TrackScores
+from train.judging.evaluate import TrackScores
 from train.submission.files import SubmissionError, nearest_valid, read_lines, row_values, write_text
 from train.tasks import Task
 

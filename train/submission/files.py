@@ -13,9 +13,9 @@ from types import MappingProxyType
 
 import numpy as np
 
-from shared.annotations import AU_NAMES, EXPR_NAMES, MAX_FRAMES, VA_NAMES, LabelError
-from shared.whole_file import whole_file
-from train.evaluate import TrackScores, metric_input
+from shared.labels.annotations import AU_NAMES, EXPR_NAMES, MAX_FRAMES, VA_NAMES, LabelError
+from shared.process.whole_file import whole_file
+from train.judging.evaluate import TrackScores, metric_input
 from train.tasks import Task
 
 LOCATION = "image_location"

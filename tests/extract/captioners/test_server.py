@@ -29,9 +29,9 @@ from extract.config import CaptionerConfig
 from extract.encoders.captioners import endpoint as module
 from extract.encoders.captioners.endpoint import ServerError, frame_seed
 from extract.encoders.captioners.server import SIZE, ServerCaptioner
+from extract.faults.ledger import FailureLedger
 from extract.video import open_video
 from shared.cache import FeatureCache
-from shared.ledger import FailureLedger
 from tests.extract.support import cache_contents, write_video
 
 Cli = Callable[..., Result]
