@@ -190,8 +190,9 @@ def test_the_walks_of_contributing_follow_the_imports(title: str) -> None:
     assert [name for name in walk if name not in reached] == []
 
 
-def test_the_recipes_of_contributing_name_what_is_there() -> None:
-    text = (REPO / "CONTRIBUTING.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/mechanisms.md"])
+def test_what_the_pages_name_is_there(page: str) -> None:
+    text = (REPO / page).read_text(encoding="utf-8")
     named = set(re.findall(r"`((?:extract|train|shared|tests|docs|benchmarks)/[\w/.]*)`", text))
     assert named
     assert [path for path in sorted(named) if not (REPO / path).exists() and "NAME" not in path] == []
