@@ -36,6 +36,8 @@ KNOWN = ENTERED | BLOCKS | NUMBERS | {bytes.fromhex(name) for name in ELEMENTS.s
 # Only in a BlockGroup. One that stands elsewhere was something else, a block perhaps, before a bit of it changed.
 GROUP = bytes.fromhex("a0")
 GROUPED = frozenset(
+    bytes.fromhex(name) for name in ("a1", "a2", "a4", "75a1", "75a2", "8e", "c8", "9b", "fb", "fa", "fd")
+)
     bytes.fromhex(name) for name in ["a1", "a2", "a4", "75a1", "75a2", "8e", "c8", "9b", "fb", "fa", "fd"]
 )
 FLV_TAGS = frozenset([8, 9, 15, 18])  # sound, picture, script data twice
