@@ -38,8 +38,6 @@ GROUP = bytes.fromhex("a0")
 GROUPED = frozenset(
     bytes.fromhex(name) for name in ("a1", "a2", "a4", "75a1", "75a2", "8e", "c8", "9b", "fb", "fa", "fd")
 )
-    bytes.fromhex(name) for name in ["a1", "a2", "a4", "75a1", "75a2", "8e", "c8", "9b", "fb", "fa", "fd"]
-)
 FLV_TAGS = frozenset([8, 9, 15, 18])  # sound, picture, script data twice
 ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 ASF_HEAD = 2**16
