@@ -55,7 +55,7 @@ def write_report(run: Run, captions: Captions) -> Path:
         raise RunError(f"{run.path} holds no history of a fold; take the run from where it was made, or train it again")
     # Everything from outside (captions, names, paths) is escaped.
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("train", "."), autoescape=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.PackageLoader("train.show", "."), autoescape=True, undefined=jinja2.StrictUndefined
     )
     page = _rendered(
         environment.get_template("report.html.jinja"),
