@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 MAX_MISSING_S = 0.25
 # Codecs with packets that show no picture ("not coded", hidden references, fields): below this share it is a loss.
 MIN_DECODED_SHARE = 0.85
-# Every packet shows one picture: hidden references travel in the packet of the next one (a superframe).
-ONE_A_PACKET = frozenset(["vp9", "libvpx-vp9"])
+# Every packet shows one picture, also where a container (Matroska) states packets and no pictures: the fields of an
+# interlaced picture, and hidden references (the superframes of VP9, the temporal units of AV1), travel together.
+ONE_A_PACKET = frozenset(["h264", "hevc", "vp9", "libvpx-vp9", "av1", "libdav1d", "libaom-av1"])
 SKIPPING_CODECS = frozenset(["mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4", "vp8", "h261", "h263", "flv", "vc1", "wmv3"])
 
 

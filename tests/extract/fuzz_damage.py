@@ -160,11 +160,13 @@ def known_frames(case: Case) -> int | None:
     """The only number of frames that the damaged video may have, None where its container cannot tell.
 
     A file that is cut off lacks what its structure announces. In a Matroska file no block can get lost, either; in an
-    MP4 file damage may hit the edit list, which says what is to be shown, and in others whatever counts frames.
+    MP4 file damage may hit the edit list, which says what is to be shown, and in others whatever counts frames. One bit
+    of a VP8 frame says whether it is shown, and frames that are not are ordinary there.
     """
     if case.seed.name.endswith(STATE_NOTHING):
         return None
-    exact = case.damage in CUTS or (case.damage in IN_PLACE and case.path.suffix in (".mkv", ".webm"))
+    in_matroska = case.path.suffix in (".mkv", ".webm") and "vp8" not in case.seed.name
+    exact = case.damage in CUTS or (case.damage in IN_PLACE and in_matroska)
     return case.seed.frames if exact else None
 
 

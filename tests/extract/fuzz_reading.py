@@ -34,6 +34,7 @@ class Outcome:
 
     Attributes:
         frames: frames that came out, None after an error.
+        leading: pictures that it says it left out before the first clean one.
         plain: frames that a loop without checks counts.
         same: two readings gave the same pixels and times.
         error: "stage: message" of a ``VideoError``.
@@ -41,6 +42,7 @@ class Outcome:
     """
 
     frames: int | None = None
+    leading: int = 0
     plain: int | None = None
     same: bool = True
     error: str | None = None
@@ -107,7 +109,10 @@ def wrongs(case: Case, outcome: Outcome) -> list[str]:
     if outcome.error is not None:
         return []
     known = known_frames(case)
-    wrong = outcome.frames not in (outcome.plain, case.seed.frames) or known not in (None, outcome.frames)
+    wrong = outcome.frames not in (outcome.plain, case.seed.frames) or known not in (
+        None,
+        (outcome.frames or 0) + outcome.leading,
+    )
     return [f"{case}: complete with {outcome.frames} frames, not {known or outcome.plain}"] if wrong else []
 
 
@@ -137,12 +142,13 @@ def _look(path: Path) -> dict[str, Any]:
         if seen:
             return {"same": False, "error": f"only at the second reading: {error}"}
         return {"error": f"{error.stage}: {error}"}
-    frames = seen[0][0]
-    return {"frames": frames, "same": seen[0] == seen[1], "plain": frames if path.is_dir() else _count(path)}
+    frames, leading, _ = seen[0]
+    plain = frames if path.is_dir() else _count(path)
+    return {"frames": frames, "leading": leading, "same": seen[0] == seen[1], "plain": plain}
 
 
-def _read(path: Path) -> tuple[int, int]:
-    """Number of frames, checksum of pixels and times."""
+def _read(path: Path) -> tuple[int, int, int]:
+    """Number of frames, those left out before them, checksum of pixels and times."""
     from extract.video import open_video
 
     count, checksum = 0, 0
@@ -151,7 +157,7 @@ def _read(path: Path) -> tuple[int, int]:
             checksum = zlib.crc32(frame.rgb().tobytes(), checksum)
             checksum = zlib.crc32(repr(frame.pts_s).encode(), checksum)
             count += 1
-    return count, checksum
+    return count, video.leading, checksum
 
 
 def _count(path: Path) -> int:
