@@ -42,7 +42,7 @@ ROOMS: dict[str, list[str]] = {
         "data",
         "heads config tasks",
     ],
-    "shared": ["datasets", "cache manifest", "videos", "labels process", "names places recipe windows"],
+    "shared": ["datasets", "cache manifest", "videos", "labels", "process", "names places recipe windows"],
 }
 # google_crc32c is zarr's own checksum; fsspec is what zarr reaches object stores with.
 EVERYWHERE_IN_SHARED = {"numpy", "pandas", "zarr", "shared", "google_crc32c", "filelock", "fsspec"}

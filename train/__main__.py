@@ -22,6 +22,7 @@ from train.commands.options import (
     Epochs,
     FoldsAtOnce,
     FollowLinks,
+    LabelFiles,
     LatestTask,
     LearningRate,
     NumFolds,
@@ -32,6 +33,7 @@ from train.commands.options import (
     Root,
     Runs,
     Seed,
+    TaskKind,
     TaskName,
     WindowLabel,
 )
@@ -55,6 +57,8 @@ app = typer.Typer(
 def cv(
     dataset: Dataset,
     task: TaskName,
+    task_kind: TaskKind = None,
+    labels: LabelFiles = None,
     cache: Cache = None,
     root: Root = None,
     follow_links: FollowLinks = False,
@@ -133,6 +137,8 @@ def cv(
             resume=resume,
             device=device,
             folds_at_once=folds_at_once,
+            task_kind=task_kind,
+            label_files=labels or [],
         )
     )
 
@@ -151,7 +157,18 @@ def predict(
     task: LatestTask = None,
     trained_on: Annotated[str | None, typer.Option(help="Latest run trained on this DATASET.")] = None,
     runs: Runs = Path("runs"),
-    output: Annotated[Path | None, typer.Option(help="Per-frame table, .csv or .parquet.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="A row per frame: .csv, .parquet, .jsonl. Segments for annotation tools: .eaf (ELAN), .vtt, .json "
+            "(Label Studio)."
+        ),
+    ] = None,
+    segments: Annotated[
+        bool, typer.Option("--segments", help="Segments in seconds, also in .csv, .parquet and .jsonl.")
+    ] = False,
+    min_length: Annotated[float, typer.Option(min=0, help="Shortest segment that is kept, in seconds.")] = 0.0,
+    close_gaps: Annotated[float, typer.Option(min=0, help="Longest gap that is closed, in seconds.")] = 0.0,
     video: Annotated[str | None, typer.Option(help="Only this video id.")] = None,
     device: Device = "auto",
 ) -> None:
@@ -169,6 +186,9 @@ def predict(
             output=output,
             video=video,
             device=device,
+            segments=segments,
+            min_length=min_length,
+            close_gaps=close_gaps,
         )
     )
 
@@ -178,6 +198,7 @@ def evaluate(
     dataset: Dataset,
     run: OneRun = None,
     task: LatestTask = None,
+    labels: LabelFiles = None,
     cache: Cache = None,
     root: Root = None,
     follow_links: FollowLinks = False,
@@ -189,7 +210,15 @@ def evaluate(
 
     raise typer.Exit(
         commands.evaluate(
-            dataset, run=run, task=task, cache=cache, root=root, follow_links=follow_links, runs=runs, device=device
+            dataset,
+            run=run,
+            task=task,
+            cache=cache,
+            root=root,
+            follow_links=follow_links,
+            runs=runs,
+            device=device,
+            label_files=labels or [],
         )
     )
 
@@ -271,6 +300,8 @@ def oracle(
     size: Annotated[int | None, typer.Option(min=1, help="Frames of a window. [default: the cache's, else 64]")] = None,
     stride: Annotated[int | None, typer.Option(min=1, help="Frames between windows. [default: the size]")] = None,
     split: Annotated[str, typer.Option(help="train, val, test or all.")] = "val",
+    task_kind: TaskKind = None,
+    labels: LabelFiles = None,
     cache: Cache = None,
     root: Root = None,
     follow_links: FollowLinks = False,
@@ -280,7 +311,16 @@ def oracle(
 
     raise typer.Exit(
         submit_commands.oracle(
-            dataset, task=task, cache=cache, root=root, follow_links=follow_links, size=size, stride=stride, split=split
+            dataset,
+            task=task,
+            cache=cache,
+            root=root,
+            follow_links=follow_links,
+            size=size,
+            stride=stride,
+            split=split,
+            task_kind=task_kind,
+            label_files=labels or [],
         )
     )
 

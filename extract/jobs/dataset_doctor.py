@@ -16,8 +16,8 @@ import numpy as np
 from extract.video import VideoError, open_video
 from shared.cache import FeatureCache
 from shared.labels.annotations import LabelError, annotation_files, is_stray, track_to_video
-from shared.labels.formats import read_labels
-from shared.manifest import TABLE_FORMAT, Manifest
+from shared.labels.formats import FORMATS, read_labels
+from shared.manifest import Manifest
 from shared.videos.names import VIDEO_SUFFIXES
 
 # Tracks of the published editions, to tell an incomplete download.
@@ -111,7 +111,7 @@ def examine(manifest: Manifest, cache: FeatureCache | None = None) -> Checkup:
     frames = _look_at_videos(manifest, cache, found)
     seen: dict[tuple[str, str], str] = {}
     for task, source in manifest.tasks.items():
-        if source.format == TABLE_FORMAT:
+        if source.format not in FORMATS:  # a table, or files of an annotation tool
             continue
         for split, patterns in source.files.items():
             part = Part(task, split, official=OFFICIAL_TRACKS.get((manifest.name, task, split)))

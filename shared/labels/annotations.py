@@ -25,7 +25,7 @@ class LabelError(ValueError):
         found: What stands there.
     """
 
-    def __init__(self, file: Path | str, line: int | None, expected: str, found: str) -> None:
+    def __init__(self, file: Path | str, line: int | str | None, expected: str, found: str) -> None:
         self.file, self.line, self.expected, self.found = str(file), line, expected, found
         where = self.file if line is None else f"{self.file}:{line}"
         super().__init__(f"{where}: expected {expected}, found {found}")

@@ -28,6 +28,7 @@ with its place. Unknown keys are errors.
 
 from shared.manifest.loading import (
     TABLE_FORMAT,
+    LabelTable,
     Manifest,
     ManifestError,
     Segment,
@@ -41,6 +42,7 @@ from shared.manifest.loading import (
 
 __all__ = [
     "TABLE_FORMAT",
+    "LabelTable",
     "Manifest",
     "ManifestError",
     "Segment",

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from shared.labels.annotations import AU_NAMES
 from shared.labels.columns import choice_words, columns_called, folded, places_words, plain, whole_number
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
     from shared.manifest.table import Problems
 
+AU_COLUMNS = AU_NAMES
 ALIASES: Mapping[str, tuple[str, ...]] = {
     "path": ("path", "file", "filename", "video", "clip", "stream"),
     "id": ("id", "video_id"),
@@ -24,9 +26,13 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "duration": ("duration", "duration_s"),
     "start": ("start", "start_frame"),
     "end": ("end", "end_frame", "end_frame_exclusive"),
+    "start_s": ("start_s", "start_sec", "start_seconds", "start (s)"),
+    "end_s": ("end_s", "end_sec", "end_seconds", "end (s)", "stop (s)"),
     "label": ("label", "violent", "violence"),
     "valence": ("valence",),
     "arousal": ("arousal",),
+    "expr": ("expr", "expression"),
+    **{name: (name.lower(),) for name in AU_NAMES},
 }
 LABEL_WORDS = {"0": 0.0, "1": 1.0, "violent": 1.0, "non-violent": 0.0, "nonviolent": 0.0, "true": 1.0, "false": 0.0}
 SPLIT_WORDS = {"training": "train", "validation": "val", "valid": "val", "train": "train", "val": "val", "test": "test"}
@@ -38,7 +44,7 @@ _LIKELY: Mapping[str, tuple[str, ...]] = {
     "fps": ("framerate", "framespersecond"),
     "start": ("begin", "beginning", "onset", "from", "t0", "tmin"),
     "end": ("stop", "offset", "until", "to", "finish", "t1", "tmax", "ending"),
-    "label": ("class", "target", "y", "gt", "groundtruth", "annotation", "category"),
+    "label": (),
     "valence": (),
     "arousal": (),
 }
@@ -49,7 +55,7 @@ _BEHIND = (
 )
 _PATHS = re.compile(r"(?:video|clip|file|stream|path|name|url|uri)+s?")
 _TIME = re.compile(r"[\d.,:]+ ?(?:s|sec|ms|f)?", re.IGNORECASE)
-_SPAN = "Spans are start,end in frames, 0-based, end exclusive; seconds are not read: multiply them by the frame rate"
+_SPAN = "Spans are start,end in frames (0-based, end exclusive), or start_s,end_s in seconds"
 
 
 def _is_number(text: str) -> bool:
@@ -109,7 +115,7 @@ def find_columns(frame: pd.DataFrame, columns: Any, file: str, problems: Problem
         found.pop("path", None)
     elif unused := [header[i].strip() for i in free if not header[i].startswith("Unnamed: ")]:
         shown = ", ".join(unused[:20]) + (" ..." if len(unused) > 20 else "")
-        problems.note(f"{file}: columns that are not used: {shown}")
+        problems.note(f"{file}: further columns, each of which can be a task (--task NAME): {shown}")
     return found
 
 

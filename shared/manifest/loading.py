@@ -10,8 +10,9 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from shared.manifest.files import is_pattern_below
-from shared.manifest.table import Problems, Segment, Segments
+from shared.labels.tables import READERS
+from shared.manifest.table import LabelTable, Problems, Segment
+from shared.manifest.tasks import TABLE_FORMAT, read_tasks
 from shared.manifest.types import Manifest, ManifestError, TaskSource, Video
 from shared.manifest.videos import check_videos, read_videos
 from shared.places import check_secrets, is_url, local_path
@@ -19,17 +20,16 @@ from shared.process.collecting import no_collection
 from shared.videos.names import IMAGE_SUFFIXES, VIDEO_SUFFIXES, is_frame_folder
 from shared.videos.remote import RemoteRoot
 
-TABLE_FORMAT = "table"
 # The data sets with a name: in the checkout, or where the package is installed.
 PACKAGED = Path(__file__).resolve().parents[2] / "data_manifests"
-_SOURCES = "a manifest (.toml), a table of videos (.csv with a column path), a folder of videos or one video file"
+_SOURCES = (
+    "a manifest (.toml), a table of videos (.csv, .tsv, .xlsx, .parquet or .jsonl with a column path), a folder of "
+    "videos or one video file"
+)
 _OTHER_TABLES = {
-    ".tsv": "a table with tabs",
-    ".tab": "a table with tabs",
-    ".txt": "plain text",
-    **dict.fromkeys([".xlsx", ".xls", ".xlsm", ".ods", ".numbers"], "a spreadsheet"),
-    **dict.fromkeys([".json", ".jsonl", ".ndjson", ".yaml", ".yml", ".xml"], "structured text"),
-    **dict.fromkeys([".parquet", ".feather", ".arrow", ".pkl", ".pickle"], "a binary table"),
+    **dict.fromkeys([".xls", ".ods", ".numbers"], "a spreadsheet of another kind"),
+    **dict.fromkeys([".json", ".yaml", ".yml", ".xml"], "structured text"),
+    **dict.fromkeys([".feather", ".arrow", ".pkl", ".pickle"], "a binary table"),
 }
 
 
@@ -44,7 +44,7 @@ def load_manifest(
     """Read and validate a data set.
 
     Args:
-        source: a TOML manifest, a CSV table of videos, a folder of videos or one video file; or a URL of the last two.
+        source: a TOML manifest, a table of videos, a folder of videos or one video file; or a URL of the last two.
         root: overrides the manifest's root; a folder or a URL.
         cached: paths below the root of videos that are extracted already; they need not exist on this machine.
         follow_links: links below the root may lead out of it, as with ``links = "follow"``.
@@ -65,7 +65,7 @@ def load_manifest(
             patterns, place = [glob.escape(name), f"{glob.escape(name)}/**/*"], source.resolve().parent
         raw = {"name": name_from(name), "videos": {"glob": patterns}}
         return _build(source, raw, root or place, cached, follow_links)
-    if suffix == ".csv":
+    if suffix in READERS:
         raw = {"name": name_from(source.stem), "videos": {"table": source.name}}
         return _build(source, raw, root or source.parent, cached, follow_links)
     if suffix in VIDEO_SUFFIXES:  # a link that is given itself is meant
@@ -90,7 +90,7 @@ def load_manifest(
 def _other_table(suffix: str) -> str | None:
     """What to do with a file that may well be a table, but not one that is read; None for other files."""
     what = _OTHER_TABLES.get(suffix)
-    return what and f"expected {_SOURCES}; found {what} ({suffix}): save it as CSV, with commas and in UTF-8"
+    return what and f"expected {_SOURCES}; found {what} ({suffix}): save it as CSV"
 
 
 def _load_url(url: str, root: str | Path | None, cached: Collection[str], follow_links: bool) -> Manifest:
@@ -103,7 +103,7 @@ def _load_url(url: str, root: str | Path | None, cached: Collection[str], follow
     url = url.rstrip("/")
     folder, _, name = url.rpartition("/")
     suffix = Path(name).suffix.lower()
-    if suffix in (".toml", ".csv", *_OTHER_TABLES):
+    if suffix in (".toml", *READERS, *_OTHER_TABLES):
         raise ManifestError(name, ["manifests and tables are read from disks, and may name a URL; copy it"])
     if suffix in VIDEO_SUFFIXES:
         raw = {"name": name_from(Path(name).stem), "videos": {}}
@@ -143,11 +143,11 @@ def _build(
         problems.add(
             "root", f"there is no folder {base}; put the data there or give another place with --root (ROOT= for make)"
         )
-        _read_tasks(raw.get("tasks", {}), None, problems)  # every problem at once
+        read_tasks(raw.get("tasks", {}), None, problems)  # every problem at once
         raise ManifestError(str(source), problems.lines, hint)
     known = frozenset(cached)
     videos, segments = read_videos(raw.get("videos"), base, remote, source, paths, known, follow_links, problems)
-    tasks = _read_tasks(raw.get("tasks", {}), segments, problems)
+    tasks = read_tasks(raw.get("tasks", {}), segments, problems)
     if problems.lines:
         raise ManifestError(str(source), problems.lines, hint)
     if not videos:
@@ -155,7 +155,8 @@ def _build(
         what = f"{raw['videos']['table']} has no rows" if "table" in raw["videos"] else f"no video found below {place}"
         raise ManifestError(str(source), [f"[videos]: {what}", *problems.notes], hint)
     note, notes = str(raw.get("note", "")).strip(), tuple(problems.notes)
-    return Manifest(name, base, tuple(videos), tasks, source, layout, note, remote, notes)
+    table = segments.table if segments is not None else None
+    return Manifest(name, base, tuple(videos), tasks, source, layout, note, remote, notes, table)
 
 
 def _find_root(
@@ -201,47 +202,14 @@ def dataset_name_problem(name: Any) -> str | None:
     return f"expected 1 to 64 letters, digits, - or _, found {name!r}"
 
 
-def _read_tasks(raw: Any, segments: Segments | None, problems: Problems) -> dict[str, TaskSource]:
-    """``segments`` is None where the table could not be read, which is a problem of its own."""
-    in_frames = segments is not None and segments.in_frames
-    if not isinstance(raw, Mapping):
-        problems.add("[tasks]", "expected a table per task, such as [tasks.violence]")
-        return {}
-    tasks = {}
-    for name, values in raw.items():
-        where = f"[tasks.{name}]"
-        if not isinstance(values, Mapping):
-            problems.add(where, f"expected a table, found {values!r}")
-            continue
-        problems.unknown_keys(where, values, {"format", "train", "val", "test"})
-        form = values.get("format")
-        given = {part: value for part, value in values.items() if part != "format"}
-        files = {part: tuple(value) if isinstance(value, list) else (value,) for part, value in given.items()}
-        if not isinstance(form, str):
-            problems.add(f"{where} format", 'missing; for example "table", "dvd" or "affwild2-va"')
-        elif form == TABLE_FORMAT:
-            if segments is not None and name not in segments:
-                columns = {"violence": "label", "va": "valence and arousal"}.get(name, "its label")
-                problems.add(where, f'format = "table", but the table of [videos] has no column {columns}')
-            tasks[name] = TaskSource(form, {}, (segments or {}).get(name, ()), in_frames)
-        elif not files:
-            problems.add(where, 'expected a pattern of annotation files: train = "..." and, if there is one, val')
-        else:
-            for part, patterns in files.items():
-                if not patterns or not all(map(is_pattern_below, patterns)):
-                    problems.add(f"{where} {part}", f"expected a pattern below the root, found {given[part]!r}")
-            tasks[name] = TaskSource(form, files)
-    for name, found in (segments or {}).items():
-        tasks.setdefault(name, TaskSource(TABLE_FORMAT, {}, found, in_frames))
-    return tasks
-
-
 def name_from(text: str) -> str:
     cleaned = re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-_")
     return cleaned[:64] or "data"
 
 
 __all__ = [
+    "TABLE_FORMAT",
+    "LabelTable",
     "Manifest",
     "ManifestError",
     "Segment",

@@ -2,27 +2,31 @@
 
 Columns (shared/manifest/columns.py; any other name can be mapped with ``columns`` in the manifest; further columns are
 told and not used): ``path`` (required), ``id``, ``group``, ``split``, ``fold``, ``fps``, ``frames`` or ``duration``
-(seconds: how long the video is, about), ``start`` and ``end`` (0-based frames, end exclusive), ``label`` (task
-violence: 0 or 1), ``valence`` and ``arousal`` (task va: -1 to 1).
+(seconds: how long the video is, about), ``start`` and ``end`` (0-based frames, end exclusive) or ``start_s`` and
+``end_s`` (seconds, also mm:ss.s and hh:mm:ss), ``label`` (task violence: 0 or 1), ``valence`` and ``arousal`` (task va:
+-1 to 1), ``expr`` (0 to 7 or a name), ``AU1`` to ``AU26`` (0 or 1). Any other column can be a task of its own.
 """
 
 from __future__ import annotations
 
-import csv
-import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from shared.labels.annotations import MAX_FRAMES
-from shared.labels.columns import first_spelling, folded, whole_number
-from shared.manifest.columns import LABEL_WORDS, SPLIT_WORDS, find_columns
+from shared.labels import tables
+from shared.labels.annotations import EXPR_NAMES, MAX_FRAMES
+from shared.labels.columns import code, first_spelling, flag, folded, number, seconds, whole_number
+from shared.labels.tables import TextTable
+from shared.manifest.columns import AU_COLUMNS, LABEL_WORDS, SPLIT_WORDS, find_columns
 from shared.names import plain_path, stays_below, unknown_name, video_id
 
-TASK_COLUMNS = {"violence": ("label",), "va": ("valence", "arousal")}
+TASK_COLUMNS = {"violence": ("label",), "va": ("valence", "arousal"), "expr": ("expr",), "au": AU_COLUMNS}
+# No row is labelled in these columns: they say which video it is, and which part of it.
+NO_LABELS = ("path", "id", "group", "split", "fold", "fps", "frames", "duration", "start", "end", "start_s", "end_s")
 
 
 @dataclass(frozen=True)
@@ -32,13 +36,34 @@ class Segment:
     Attributes:
         values: one number per output of the task; NaN where the row leaves it empty.
         where: file and line, for messages.
+        in_seconds: start and end are seconds of the video's own clock, not frames.
+        fps: the rate by which a tool has counted these frames, where it states one.
     """
 
     video_id: str
-    start: int
-    end: int | None
+    start: float
+    end: float | None
     values: tuple[float, ...]
     where: str
+    in_seconds: bool = False
+    fps: float | None = None
+
+
+@dataclass
+class LabelTable:
+    """The rows of a table that name a video, as they stand; from them come labels in columns of one's own.
+
+    Attributes:
+        file: name of the table, for messages.
+        segments: the part of a video that each row labels, without values.
+        columns: name as the header has it -> cell of each of these rows.
+        decimal: what stands before the fraction of a number, "." or ",".
+    """
+
+    file: str
+    segments: list[Segment]
+    columns: dict[str, list[str]]
+    decimal: str = "."
 
 
 class Segments(dict[str, tuple[Segment, ...]]):
@@ -46,9 +71,11 @@ class Segments(dict[str, tuple[Segment, ...]]):
 
     Attributes:
         in_frames: the header says that they are frames: start_frame, end_frame.
+        table: the rows as they stand.
     """
 
     in_frames = False
+    table: LabelTable | None = None
 
 
 class Problems:
@@ -78,7 +105,7 @@ class Problems:
 
 
 def read_table(
-    name: str, columns: Any, root: Path, source: Path, id_rule: str, problems: Problems
+    name: str, columns: Any, root: Path, source: Path, id_rule: str, problems: Problems, unit: str = ""
 ) -> tuple[list[dict[str, Any]], Segments | None]:
     """Read the table.
 
@@ -86,79 +113,54 @@ def read_table(
         One dict per video (path, id, where and, if given, group, split, fold, fps), and per task its segments; None
         instead of segments if the table could not be read.
     """
-    file = source if source.suffix.lower() == ".csv" else root / name
+    file = source if source.suffix.lower() in tables.READERS else root / name
     if source != file and not stays_below(name, root):
         problems.add("[videos] table", f"{name!r} leaves the root")
         return [], None
-    frame = _read_csv(file, problems)
-    found = {} if frame is None else find_columns(frame, columns, file.name, problems)
-    if frame is None or "path" not in found:
+    read = _read_file(file, problems)
+    found = {} if read is None else find_columns(read.frame, columns, file.name, problems)
+    if read is None or "path" not in found:
         return [], None
+    frame = read.frame
+    if unit == "s":  # the manifest says what start and end are
+        found = {{"start": "start_s", "end": "end_s"}.get(key, key): place for key, place in found.items()}
     table = pd.DataFrame({key: frame.iloc[:, place].str.strip() for key, place in found.items()})
-    videos, segments = _read_rows(table, file.name, id_rule, problems)
+    ours = {place for key, place in found.items() if key in NO_LABELS}
+    free = {str(n).strip(): frame.iloc[:, i] for i, n in enumerate(frame.columns) if i not in ours and str(n).strip()}
+    videos, segments = _read_rows(table, free, read, file.name, id_rule, problems)
     segments.in_frames = any("frame" in folded(frame.columns[found[k]]) for k in ("start", "end") if k in found)
     return videos, segments
 
 
-def _read_csv(file: Path, problems: Problems) -> pd.DataFrame | None:
-    """All cells as text; the columns are called as the header has it, also if a name is there twice."""
+def _read_file(file: Path, problems: Problems) -> TextTable | None:
     try:
-        header, separator = _read_header(file)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)  # a row with more cells than the header
-            # Blank lines are kept, so that row numbers are line numbers; index_col=False, or a comma at the end of the
-            # rows would shift every column.
-            frame = pd.read_csv(
-                file,
-                sep=separator,
-                dtype=str,
-                keep_default_na=False,
-                encoding="utf-8-sig",
-                skipinitialspace=True,
-                skip_blank_lines=False,
-                index_col=False,
-            )
+        table = tables.read_table(file)
     except FileNotFoundError:
         problems.add("[videos] table", f"there is no table {file}")
-    except UnicodeDecodeError as error:
-        problems.add(file.name, f"not UTF-8 text ({error}); save it as UTF-8")
-    except pd.errors.ParserWarning:
-        problems.add(file.name, "not a CSV table: rows have more cells than the header (a comma at their end?)")
-    except (ValueError, OSError, csv.Error) as error:  # pandas' parser errors are ValueErrors
-        problems.add(file.name, f"not a CSV table: {error}")
+    except OSError as error:
+        problems.add(file.name, f"cannot be read: {error.strerror or error}")
+    except tables.TableError as error:
+        problems.add(file.name, str(error))
     else:
-        if separator != ",":
-            problems.note(f"{file.name}: its columns are separated by {separator!r}, not by commas, and read like that")
-        if len(header) == frame.shape[1]:
-            frame.columns = pd.Index(header)
-        return frame.fillna("")  # cells that a short row lacks
+        for note in table.notes:
+            problems.note(f"{file.name}: {note}")
+        return table
     return None
 
 
-def _read_header(file: Path) -> tuple[list[str], str]:
-    """Names of the columns as they stand, and what separates them: a comma, if the header has one."""
-    with file.open(encoding="utf-8-sig", newline="") as opened:
-        for separator in ",;\t|":
-            opened.seek(0)
-            header = next(csv.reader(opened, delimiter=separator, skipinitialspace=True), [])
-            if "\x00" in "".join(header):
-                raise ValueError("a NUL in its first line, as in UTF-16; save it as UTF-8")
-            if len(header) > 1:
-                return header, separator
-    return header, ","
-
-
 def _read_rows(
-    table: pd.DataFrame, file: str, id_rule: str, problems: Problems
+    table: pd.DataFrame, free: Mapping[str, pd.Series], read: TextTable, file: str, id_rule: str, problems: Problems
 ) -> tuple[list[dict[str, Any]], Segments]:
     videos: dict[str, dict[str, Any]] = {}
     groups: dict[str, str] = {}
     tasks = {t: c for t, c in TASK_COLUMNS.items() if set(c) <= set(table.columns)}
     segments: dict[str, list[Segment]] = {t: [] for t in tasks}
-    has_segments = "start" in table.columns or "end" in table.columns
+    has_segments = not {"start", "end", "start_s", "end_s"}.isdisjoint(table.columns)
+    kept: list[int] = []
+    bare: list[Segment] = []
     rows: list[dict[str, str]] = table.to_dict("records")  # type: ignore[assignment]
-    for number, row in enumerate(rows, start=2):
-        where = f"{file}:{number}"
+    for place, (line, row) in enumerate(zip(read.rows, rows, strict=True)):
+        where = f"{file}:{line}"
         if not any(row.values()):
             continue  # a blank line
         if not row["path"]:
@@ -172,14 +174,21 @@ def _read_rows(
         old = videos.setdefault(path, entry)
         if old is not entry:
             if not has_segments:
-                problems.add(where, f"{path!r} is listed twice (first at {old['where']}); segments need start and end")
+                need = "segments need start and end, or start_s and end_s"
+                problems.add(where, f"{path!r} is listed twice (first at {old['where']}); {need}")
             elif any(old.get(k) != entry.get(k) for k in ("id", "group", "split", "fold", "fps")):
                 problems.add(where, f"id, group, split, fold or fps of {path!r} differ from {old['where']}")
-        span = _span(row, where, problems)
+        start, end, in_seconds = _span(row, read.decimal, where, problems)
         for task, names in tasks.items():
-            values = tuple(_number(row[n], n, where, problems) for n in names)
-            segments[task].append(Segment(name, *span, values, where))
-    return list(videos.values()), Segments({t: tuple(s) for t, s in segments.items()})
+            values = tuple(_number(row[n], n, read.decimal, where, problems) for n in names)
+            segments[task].append(Segment(name, start, end, values, where, in_seconds))
+        kept.append(place)
+        bare.append(Segment(name, start, end, (), where, in_seconds))
+    found = Segments({t: tuple(s) for t, s in segments.items()})
+    cells = {name: column.str.strip() for name, column in free.items()}
+    found.table = LabelTable(file, bare, {name: column.iloc[kept].tolist() for name, column in cells.items()})
+    found.table.decimal = read.decimal
+    return list(videos.values()), found
 
 
 def _video_fields(row: Mapping[str, str], where: str, problems: Problems) -> dict[str, Any]:
@@ -218,44 +227,69 @@ def _rate(text: str, where: str, problems: Problems) -> float | None:
     return rate
 
 
-def _span(row: Mapping[str, str], where: str, problems: Problems) -> tuple[int, int | None]:
-    limits: dict[str, int | None] = {"start": 0, "end": None}
+def _span(row: Mapping[str, str], decimal: str, where: str, problems: Problems) -> tuple[float, float | None, bool]:
+    """Start, end (None: the video's) and whether they are seconds."""
+    if any(row.get(key) for key in ("start_s", "end_s")):
+        if any(row.get(key) for key in ("start", "end")):
+            problems.add(where, "has start or end in frames and in seconds; leave one of the two empty")
+        return *_limits(row, "start_s", "end_s", partial(_seconds, decimal=decimal), where, problems), True
+    return *_limits(row, "start", "end", _frame, where, problems), False
+
+
+def _limits(
+    row: Mapping[str, str],
+    first: str,
+    last: str,
+    read: Callable[[str], float | str],
+    where: str,
+    problems: Problems,
+) -> tuple[float, float | None]:
+    limits: dict[str, float | None] = {first: 0, last: None}
     for key in limits:
-        text = row.get(key, "")
-        if not text:
-            continue
-        number = whole_number(text)
-        if number is not None and number <= MAX_FRAMES:
-            limits[key] = number
-        else:
-            what = f"expected a 0-based frame number up to {MAX_FRAMES}, found {text[:40]!r}"
-            problems.add(f"{where} column {key}", what)
-    start, end = limits["start"] or 0, limits["end"]
+        if text := row.get(key, ""):
+            found = read(text)
+            if isinstance(found, str):
+                problems.add(f"{where} column {key}", f"expected {found}, found {text[:40]!r}")
+            else:
+                limits[key] = found
+    start, end = limits[first] or 0, limits[last]
     if end is not None and end <= start:
         problems.add(where, f"the segment ends ({end}, exclusive) where or before it starts ({start})")
     return start, end
 
 
-def _number(text: str, column: str, where: str, problems: Problems) -> float:
+def _frame(text: str) -> int | str:
+    number = whole_number(text)
+    return f"a 0-based frame number up to {MAX_FRAMES}" if number is None or number > MAX_FRAMES else number
+
+
+def _seconds(text: str, decimal: str) -> float | str:
+    found = seconds(text, decimal)
+    return "seconds such as 12.5, or mm:ss.s, or hh:mm:ss" if found is None else found
+
+
+def _number(text: str, column: str, decimal: str, where: str, problems: Problems) -> float:
     if not text:
         return float("nan")
     if column == "label":
-        known = LABEL_WORDS.get(text.lower())
-        if known is None and (number := whole_number(text)) in (
-            0,
-            1,
-        ):  # 1.0 is what programs make of 1 beside empty cells
-            known = float(number == 1)
-        if known is None:
-            problems.add(f"{where} column label", f"expected 0 or 1 (or violent / non-violent), found {text[:40]!r}")
-        return float("nan") if known is None else known
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("inf")
-    if value == -5:  # Aff-Wild2's mark for "no annotation"
+        known = flag(text, LABEL_WORDS)
+        what = "0 or 1 (or violent / non-violent)"
+    elif column == "expr":
+        known = code(text, EXPR_NAMES)
+        what = f"0 to {len(EXPR_NAMES) - 1}, -1, or one of {', '.join(EXPR_NAMES)}"
+    elif column in AU_COLUMNS:
+        known = float("nan") if text in ("-1", "-1.0") else flag(text, LABEL_WORDS)
+        what = "0, 1 or -1"
+    else:
+        known, what = _signed(text, decimal), "a number from -1 to 1"
+    if known is None:
+        problems.add(f"{where} column {column}", f"expected {what}, found {text[:40]!r}")
+    return float("nan") if known is None else known
+
+
+def _signed(text: str, decimal: str) -> float | None:
+    """A number from -1 to 1; -5 is Aff-Wild2's mark for "no annotation"."""
+    value = number(text, decimal)
+    if value == -5:
         return float("nan")
-    if not -1 <= value <= 1:
-        problems.add(f"{where} column {column}", f"expected a number from -1 to 1, found {text[:40]!r}")
-        return float("nan")
-    return value
+    return value if value is not None and -1 <= value <= 1 else None

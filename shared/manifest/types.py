@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from shared.manifest.table import Segment
+from shared.manifest.table import LabelTable, Segment
 from shared.names import printable
 from shared.videos.remote import RemoteFile, RemoteRoot, Source
 
@@ -58,12 +59,16 @@ class TaskSource:
         files: split name ("train", "val") -> glob patterns below the root; empty for "table".
         segments: labelled segments, for "table".
         in_frames: the table's header says itself that start and end are frames.
+        background: the label of frames between the segments of a video; None: they are not annotated.
+        declared: what a manifest says of a task of its own (shared/manifest/tasks.py), lists as tuples.
     """
 
     format: str
     files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     segments: tuple[Segment, ...] = ()
     in_frames: bool = False
+    declared: Mapping[str, Any] = field(default_factory=dict)
+    background: float | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,7 @@ class Manifest:
         note: shown wherever numbers of this data set appear.
         remote: where the videos are, if that is an object store.
         notes: what was passed over and why, and whatever else is no mistake but must be told once.
+        table: its rows as they stand, for labels in columns of one's own.
     """
 
     name: str
@@ -91,6 +97,7 @@ class Manifest:
     note: str = ""
     remote: RemoteRoot | None = None
     notes: tuple[str, ...] = ()
+    table: LabelTable | None = None
 
     def file(self, video: Video) -> Source:
         """The video's file or folder on this machine, or its object on a store."""

@@ -24,7 +24,7 @@ def check_videos(raw: Any, paths: list[str] | None, problems: Problems) -> None:
     if not isinstance(raw, Mapping):
         problems.add(where, "missing; say which videos: [videos] with `glob` or `table`")
         return
-    problems.unknown_keys(where, raw, {"glob", "table", "columns", "id", "group", "split"})
+    problems.unknown_keys(where, raw, {"glob", "table", "columns", "id", "group", "split", "unit"})
     if raw.get("id", "path") not in ("path", "stem"):
         problems.add(f"{where} id", f'expected "path" or "stem", found {raw["id"]!r}')
     _compile(raw.get("group"), f"{where} group", problems)
@@ -34,6 +34,8 @@ def check_videos(raw: Any, paths: list[str] | None, problems: Problems) -> None:
         problems.add(f"{where} split", f"expected patterns for train, val or test, found {split!r}")
     if paths is None and ("glob" in raw) + ("table" in raw) != 1:
         problems.add(where, "give exactly one of `glob` and `table`")
+    if raw.get("unit", "frames") not in ("frames", "s"):
+        problems.add(f"{where} unit", f'expected "frames" or "s" (of start and end), found {raw["unit"]!r}')
     if "columns" in raw and "table" not in raw:
         problems.add(f"{where} columns", "names columns of a `table`, and there is none")
 
@@ -58,7 +60,8 @@ def read_videos(
     segments: Segments | None = Segments()
     below, passed = Root(None if remote else root, follow_links), Passed()
     if "table" in raw:
-        rows, segments = read_table(str(raw["table"]), raw.get("columns", {}), root, source, id_rule, problems)
+        unit = str(raw.get("unit", ""))
+        rows, segments = read_table(str(raw["table"]), raw.get("columns", {}), root, source, id_rule, problems, unit)
     else:
         scanned = id_rule if paths is None else None
         if paths is None:

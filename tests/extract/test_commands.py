@@ -461,5 +461,5 @@ def test_notes_of_a_data_set_are_told_once(tmp_path: Path, capsys: pytest.Captur
     load(str(tmp_path / "t.csv"), None)
     assert capsys.readouterr().err.splitlines() == [
         "note: t.csv: its columns are separated by ';', not by commas, and read like that",
-        "note: t.csv: columns that are not used: weather",
+        "note: t.csv: further columns, each of which can be a task (--task NAME): weather",
     ]

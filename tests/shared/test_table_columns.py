@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from shared.labels.tables import WORDS
 from shared.manifest import load_manifest
 from tests.shared.test_manifest import problems_of, table, toml, touch
 
@@ -18,7 +19,6 @@ from tests.shared.test_manifest import problems_of, table, toml, touch
         ("start_time", "1.5", "start"),
         ("Onset", "00:01.5", "start"),
         ("t0", "0", "start"),
-        ("end s", "2", "end"),
         ("stop", "2 s", "end"),
         ("offset", "2", "end"),
         ("folds", "1", "fold"),
@@ -26,8 +26,6 @@ from tests.shared.test_manifest import problems_of, table, toml, touch
         ("spilt", "anything", "split"),
         ("subset", "train", "split"),
         ("lable", "anything", "label"),
-        ("class", "1.0", "label"),
-        ("is_violent", "True", "label"),
         ("frame_rate", "30000/1001", "fps"),
         ("valance", "0", "valence"),
     ],
@@ -40,9 +38,11 @@ def test_a_column_that_nearly_is_one_of_ours_is_asked_about(
     (problem,) = problems_of(tmp_path / name)
     assert problem.startswith(f"videos.csv:1: column {header!r} is not one that is read; did you mean {asked!r}?")
     assert f'columns = {{{asked} = "{header}"}}' in problem
-    assert ("seconds are not read" in problem) == (asked in ("start", "end"))
+    assert ("start_s,end_s in seconds" in problem) == (asked in ("start", "end"))
     no = toml(tmp_path, f'[videos]\ntable = "videos.csv"\ncolumns = {{{asked} = ""}}\n')
-    assert load_manifest(no).notes == (f"videos.csv: columns that are not used: {header}",)
+    assert load_manifest(no).notes == (
+        f"videos.csv: further columns, each of which can be a task (--task NAME): {header}",
+    )
 
 
 def test_columns_with_other_meanings_are_listed_once_and_not_asked_about(tmp_path: Path) -> None:
@@ -51,7 +51,9 @@ def test_columns_with_other_meanings_are_listed_once_and_not_asked_about(tmp_pat
     source = table(
         tmp_path, f",path,{others}", "0,a.mp4,x,hug,lot,7,22,64,hug,2024-05-01,CA,f,1,m,A", "1,b.mp4" + "," * 13
     )
-    assert load_manifest(source).notes == (f"videos.csv: columns that are not used: {others.replace(',', ', ')}",)
+    assert load_manifest(source).notes == (
+        f"videos.csv: further columns, each of which can be a task (--task NAME): {others.replace(',', ', ')}",
+    )
     assert load_manifest(table(tmp_path, "path,label", "a.mp4,1", "b.mp4,0")).notes == ()
 
 
@@ -156,5 +158,5 @@ def test_other_separators_are_read_and_told(tmp_path: Path, separator: str) -> N
     found = load_manifest(table(tmp_path, *(line.replace(",", separator).replace("!", ",") for line in lines)))
     assert [(v.id, v.group) for v in found.videos] == [("a.mp4", "x"), ("b, c.mp4", "y")]
     assert found.notes == (
-        f"videos.csv: its columns are separated by {separator!r}, not by commas, and read like that",
+        f"videos.csv: its columns are separated by {WORDS[separator]}, not by commas, and read like that",
     )

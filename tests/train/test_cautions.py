@@ -126,7 +126,7 @@ def test_audit_says_all_of_it(made, clips, tmp_path: Path) -> None:
     arguments = ["audit", tmp_path / "t.csv", "--task", "violence", "--cache", url, "--num-folds", 2]
     done = CliRunner().invoke(app, [*map(str, arguments), "--output", str(tmp_path / "a.json")])
     assert done.exit_code == 0, done.output
-    assert done.stderr.count("note: t.csv: columns that are not used: weather\n") == 1
+    assert done.stderr.count("note: t.csv: further columns, each of which can be a task (--task NAME): weather\n") == 1
     assert "WARNING: only class 0 (nonviolent) occurs in the tested labels: this score says nothing" in done.stdout
     assert "WARNING: 2 videos are byte-identical to a video of another group: again (group elsewhere) = " in done.stdout
     assert json.loads((tmp_path / "a.json").read_text())["copies"] == [["again", clips[0].id]]
@@ -144,7 +144,7 @@ def spans(folder: Path, header: str, *rows: str) -> Path:
 
 def read(source: Path, fps: float, num_frames: dict[str, int]) -> list[Track]:
     manifest = load_manifest(source)
-    return read_tracks(manifest, TASKS["violence"], num_frames, lambda video: num_frames[video] / fps)[0]
+    return read_tracks(manifest, TASKS["violence"], num_frames, lambda video: np.arange(num_frames[video]) / fps)[0]
 
 
 def test_spans_in_seconds_are_refused_and_the_header_can_say_frames(tmp_path: Path) -> None:

@@ -285,7 +285,9 @@ def test_predict_one_video(trained, newcomers, tmp_path: Path) -> None:
     every = pd.read_csv(output)
     np.testing.assert_allclose(one["score"], every[every["video"] == clip.id]["score"], atol=2e-5)
     assert "no complete video 'nobody'" in refused(*base, "--video", "nobody")
-    assert "must end in .csv or .parquet" in refused(*base, "--output", tmp_path / "x.xlsx")
+    assert "must end in .csv, .parquet, .jsonl (a row per frame) or .eaf" in refused(
+        *base, "--output", tmp_path / "x.xlsx"
+    )
 
 
 def changed(made, newcomers, tmp_path: Path, **values: object) -> Path:

@@ -8,8 +8,11 @@ from torchmetrics.functional import concordance_corrcoef
 from torchmetrics.functional.classification import multiclass_f1_score
 
 from train.judging.bootstrap import bootstrap_interval, paired_bootstrap, resample_videos
-from train.judging.metrics import TASK_METRICS, au_scores, expr_scores, va_scores, violence_scores
+from train.judging.kinds import metric_for
+from train.judging.metrics import au_scores, expr_scores, va_scores, violence_scores
 from train.tasks import TASKS
+
+TASK_METRICS = {name: metric_for(task) for name, task in TASKS.items()}
 
 torch.set_num_threads(1)
 NAN = np.nan
@@ -207,10 +210,11 @@ def test_sums_per_video_give_the_score_of_the_pooled_frames(name: str) -> None:
     counts = resample_videos(len(videos), 40, seed=5)
     assert (counts.sum(1) == len(videos)).all()
     sums = metric.statistics(videos)
-    fast = metric.from_statistics(np.tensordot(counts.astype(float), sums, axes=1))
+    fast = metric.from_statistics([np.tensordot(counts.astype(float), part, axes=1) for part in sums])
     for r, count in enumerate(counts):
         direct = metric.scores(*pooled([videos[v] for v in np.repeat(np.arange(len(videos)), count)]))
-        assert {key: values[r] for key, values in fast.items()} == pytest.approx(direct, abs=1e-10)
+        found = {key: v[r] for key, v in fast.items() if np.isfinite(v[r])}
+        assert found == pytest.approx(direct, abs=1e-10)
 
 
 @pytest.mark.parametrize("name", sorted(TASK_METRICS))

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from train.config import Augmentation, TrainConfig
-from train.fit import noise as noise_module
 from train.fit.fitting import epoch_shares
+from train.heads import noise as noise_module
 from train.heads.noise import Draws, Noise, Tape, beta_share, count_draws, drawing_from, normal, seed_words, uniform
 
 DRAWS = Draws(100, 50)

@@ -12,7 +12,23 @@ FollowLinks = Annotated[
     bool, typer.Option("--follow-links", help="As it was extracted: links may lead out of the data set.")
 ]
 Runs = Annotated[Path, typer.Option(help="Folder of runs.")]
-TaskName = Annotated[str, typer.Option("--task", help="violence, va, expr or au.")]
+TaskName = Annotated[
+    str,
+    typer.Option(
+        "--task", help="violence, va, expr, au, a task of the manifest, or columns of the table: action, or smile,talk."
+    ),
+]
+LabelFiles = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--labels",
+        help="Label files of annotation tools below the data set's folder: '*.eaf', project.json; repeatable.",
+    ),
+]
+TaskKind = Annotated[
+    str | None,
+    typer.Option(help="What a column is, if not as its cells look: binary, classes, multilabel or regression."),
+]
 OneRun = Annotated[Path | None, typer.Option("--run", help="Run folder. [default: the latest finished run]")]
 LatestTask = Annotated[str | None, typer.Option("--task", help="Latest run of this task, if no --run is given.")]
 Device = Annotated[str, typer.Option(help="auto, gpu (or cuda) or cpu. gpu: an error if torch sees none.")]

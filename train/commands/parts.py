@@ -20,7 +20,8 @@ from shared.process.terminal import harmless
 from train.config import TrainConfig, preset_settings
 from train.data.features import cached_videos
 from train.data.labels import Track
-from train.data.spans import duration_s
+from train.data.own_task import OwnTask, find_task
+from train.data.spans import frame_times
 from train.data.tracks import LabelReport, read_tracks
 from train.fit.losses import loss_for
 from train.heads import head_config
@@ -29,7 +30,7 @@ from train.runs.checkpoints import RunError
 from train.runs.files import damage_in_words
 from train.runs.folder import Run, latest_run, open_run
 from train.runs.mending import mend_run
-from train.tasks import Task, task_named
+from train.tasks import Task
 
 err = harmless(Console(stderr=True, markup=False, highlight=False, soft_wrap=True))
 out = harmless(Console(markup=False, highlight=False, soft_wrap=True))
@@ -106,8 +107,17 @@ def open_tracks(
 ) -> tuple[list[Track], LabelReport]:
     """The tracks of all videos that have some streams, and what became of the annotations."""
     num_frames, lacking = cached_videos(store, streams)
-    tracks, labels = read_tracks(manifest, task, num_frames, partial(duration_s, store))
+    tracks, labels = read_tracks(manifest, task, num_frames, partial(frame_times, store))
     return tracks, replace(labels, without_streams=lacking)
+
+
+def open_task(manifest: Manifest, name: str, kind: str | None, files: Sequence[str]) -> OwnTask:
+    """The task of this name with its labels; what was made of a column is printed."""
+    found = find_task(manifest, name, kind, files)
+    tell(found.notes, [])
+    if found.words:
+        err.print(found.words)
+    return found
 
 
 def tell(labels: Sequence[str], notes: Sequence[str]) -> None:
@@ -129,8 +139,6 @@ def find_run(run: Path | None, runs: Path, task: str | None, trained_on: str | N
     Raises:
         RunError: there is none, or it is of another task.
     """
-    if task is not None:
-        task_named(task)
     if run is None:
         return latest_run(runs, task, dataset_name(trained_on) if trained_on else None)
     opened = open_run(run)

@@ -12,12 +12,14 @@ import typer
 
 from shared.cache import CacheError, FeatureCache
 from shared.datasets import cache_of
+from shared.manifest import name_from
 from train.commands.parts import (
     err,
     explained,
     find_run,
     go_on,
     open_data,
+    open_task,
     open_tracks,
     out,
     resumable,
@@ -36,7 +38,9 @@ from train.data.features import (
     window_rule,
 )
 from train.data.labels import Track
+from train.data.own_task import with_labels
 from train.data.resident import place as place_features
+from train.data.spans import frame_times
 from train.data.tracks import LabelReport, permute_labels
 from train.experiments.audit import audit_folds
 from train.experiments.crossval import (
@@ -49,6 +53,7 @@ from train.experiments.crossval import (
     untested_frames,
 )
 from train.experiments.inference import choose_videos, score_tracks, streams_of, unlabelled_tracks
+from train.experiments.segments import check_output, write_output
 from train.experiments.summary import summarise
 from train.fit.loop import pick_device
 from train.fit.priors import prior_line
@@ -62,7 +67,7 @@ from train.runs.files import damage_in_words, write_bytes, write_json
 from train.runs.folder import Run, baseline_run, create_run, is_miniature, resume_run, run_facts
 from train.show.study import leak_words, print_audit
 from train.show.training import CvDisplay, print_cv, print_evaluation, print_predictions
-from train.tasks import Task, task_named
+from train.tasks import Task
 
 BASELINE_HEADS = ("video", "image", "text")
 
@@ -82,14 +87,18 @@ def cv(
     resume: Path | None,
     device: str,
     folds_at_once: str,
+    task_kind: str | None = None,
+    label_files: Sequence[str] = (),
 ) -> int:
     """``train cv``."""
-    task, place, way = task_named(task_name), pick_device(device), check_way(folds_at_once)
+    place, way = pick_device(device), check_way(folds_at_once)
+    store, manifest = open_data(dataset, cache, root, follow_links)
+    own = open_task(manifest, task_name, task_kind, label_files)
+    task, manifest = own.task, own.manifest
     config = training_config(settings, task)
     rule = window_rule(task, config.window_label)
     if permuted and config.folds == RANDOM_WINDOWS:
         raise ValueError("permuted labels are no control on random windows: within a video they can still be copied")
-    store, manifest = open_data(dataset, cache, root, follow_links)
     heads = (config.head, *(h for h in BASELINE_HEADS if baselines and h != config.head))
     streams = sorted({s for h in heads for s in head_class(h).streams})
     tracks, labels = open_tracks(manifest, task, store, streams)
@@ -103,8 +112,8 @@ def cv(
     facts = run_facts(task, config, manifest, store, features, tracks, labels, folds, permuted)
     leaks = audit_folds(task, tracks, windows, splits) if config.folds == RANDOM_WINDOWS else None
     if leaks:
-        facts["notes"].insert(0, leak_words(leaks))
-    run = resume_run(resume, facts) if resume else create_run(runs, f"{manifest.name}-{task.name}", facts)
+        facts["notes"].insert(0, leak_words(task, leaks))
+    run = resume_run(resume, facts) if resume else create_run(runs, f"{manifest.name}-{name_from(task.name)}", facts)
     tell([], go_on(run) if resume else [])
     err.print(
         f"{manifest.name}, task {task.name}: {len(tracks)} tracks, {int(windows.labelled.sum())} labelled windows of "
@@ -137,13 +146,18 @@ def predict(
     output: Path | None,
     video: str | None,
     device: str,
+    segments: bool = False,
+    min_length: float = 0.0,
+    close_gaps: float = 0.0,
 ) -> int:
     """``train predict``."""
-    if output is not None and output.suffix not in (".csv", ".parquet"):
-        raise ValueError(f"--output must end in .csv or .parquet, found {str(output)!r}")
+    if output is not None:
+        check_output(output, None, segments)
     if features is None and cache is None:
         raise ValueError("say what to score: python -m train predict CACHE_OR_DATASET")
     opened, place = find_run(run, runs, task, trained_on), pick_device(device)
+    if output is not None:
+        check_output(output, opened.task.kind, segments)
     store = FeatureCache.open(cache_of(features or "", cache))
     found, lacking = cached_videos(store, streams_of(opened))
     tracks = unlabelled_tracks(opened.task, choose_videos(found, video, store.url), store.url)
@@ -157,12 +171,20 @@ def predict(
     miniature = any(map(is_miniature, opened.config["recipes"].values()))
     print_predictions(out, opened, table, untrained=opened.config["untrained"], miniature=miniature)
     if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        if output.suffix == ".parquet":
-            table.to_parquet(output, index=False)
-        else:
-            table.to_csv(output, index=False, float_format="%.5f")
-        out.print(f"{len(table)} frames -> {output}")
+        times = {r.track.video_id: frame_times(store, r.track.video_id) for r in results}
+        media = store.paths()
+        lines = write_output(
+            output,
+            opened.task,
+            table,
+            {video_id: media.get(video_id, video_id) for video_id in times},
+            times,
+            as_segments=segments,
+            min_s=min_length,
+            gap_s=close_gaps,
+        )
+        for line in lines:
+            out.print(line)
     return 0
 
 
@@ -177,20 +199,24 @@ def evaluate(
     follow_links: bool,
     runs: Path,
     device: str,
+    label_files: Sequence[str] = (),
 ) -> int:
     """``train evaluate``."""
     opened, place = find_run(run, runs, task), pick_device(device)
     store, manifest = open_data(dataset, cache, root, follow_links)
+    manifest = with_labels(manifest, opened.task, label_files)
     tracks, labels = open_tracks(manifest, opened.task, store, streams_of(opened))
     results, notes = score_tracks(opened, store, tracks, place)
     own = manifest.name == opened.config["dataset"]
     notes += changed_features(opened, store) + (changed_labels(opened, tracks) if own else [])
     tell(labels.lines(), notes)
     left_out = sum(one.frames for one in labels.left_out)  # everything is tested here, whatever the folds
-    raw = evaluate_frames(opened.task, results, left_out=left_out)
+    raw = evaluate_frames(opened.task, results, left_out=left_out, ranks=True)
     settings = run_settings(opened)
     after = (
-        evaluate_frames(opened.task, apply_all(opened.task, settings, results), left_out=left_out) if settings else None
+        evaluate_frames(opened.task, apply_all(opened.task, settings, results), left_out=left_out, ranks=True)
+        if settings
+        else None
     )
     print_evaluation(out, opened, manifest.name, raw, after, settings.to_dict() if settings else None)
     tell([], label_words(opened.task, label_ranges(opened.task, tracks)))
@@ -279,7 +305,8 @@ def _store_results(
     main = results[config.head]
     frames = {"constant": floor, **{head: r.frames for head, r in results.items() if head != config.head}}
     processed = {head: r.processed for head, r in results.items() if head != config.head}
-    metrics = summarise(task, main, frames, untested_frames(config, labels.left_out), processed)
+    left_out = untested_frames(config, labels.left_out)
+    metrics = summarise(task, main, frames, left_out, processed, whole=labels.whole)
     metrics |= {"head": config.head, "notes": run.config["notes"], "labels": labels.lines()}
     metrics |= {"audit": leaks} if leaks else {}
     write_bytes(run.path / "predictions.parquet", predictions_table(task, main.frames).to_parquet(index=False))

@@ -8,11 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from shared.cache import FeatureCache
-from train.commands.parts import err, explained, go_on, open_data, open_tracks, out, resumable, tell, training_config
+from shared.manifest import name_from
+from train.commands.parts import (
+    err,
+    explained,
+    go_on,
+    open_data,
+    open_task,
+    open_tracks,
+    out,
+    resumable,
+    tell,
+    training_config,
+)
 from train.config import RANDOM_WINDOWS, TrainConfig
 from train.data.features import Features, build_windows, load_features, window_rule
 from train.data.resident import place as place_features
-from train.data.spans import duration_s
+from train.data.spans import frame_times
 from train.data.tracks import read_tracks
 from train.experiments.ablate import FULL, as_markdown, as_table, choose_rows, row_config, row_result, streams_of_rows
 from train.experiments.audit import audit_folds
@@ -23,8 +35,8 @@ from train.judging.cautions import cautions, find_copies
 from train.runs.files import write_json, write_text
 from train.runs.folder import Run, create_run, resume_run, row_run, run_facts
 from train.show.study import print_ablation, print_audit
-from train.show.training import SCORE_NAMES, CvDisplay
-from train.tasks import Task, task_named
+from train.show.training import CvDisplay, score_name
+from train.tasks import Task
 
 
 @explained
@@ -37,16 +49,20 @@ def audit(
     root: Path | None,
     follow_links: bool,
     output: Path | None,
+    task_kind: str | None = None,
+    label_files: Sequence[str] = (),
 ) -> int:
     """``train audit``: labels, folds and lengths of videos are read, features are not."""
-    task, config = task_named(task_name), TrainConfig.from_dict(settings)
-    rule = window_rule(task, config.window_label)
+    config = TrainConfig.from_dict(settings)
     if dataset is None and cache is None:
         raise ValueError("say what to audit: python -m train audit DATASET --task TASK, or --cache CACHE")
     store, manifest = open_data(dataset or FeatureCache.open(str(cache)).dataset, cache, root, follow_links)
+    own = open_task(manifest, task_name, task_kind, label_files)
+    task, manifest = own.task, own.manifest
+    rule = window_rule(task, config.window_label)
     facts = store.facts().check().videos
     num_frames = {v: one.num_frames for v, one in facts.items() if one.streams}
-    tracks, labels = read_tracks(manifest, task, num_frames, partial(duration_s, store))
+    tracks, labels = read_tracks(manifest, task, num_frames, partial(frame_times, store))
     plans = {t.video_id: store.window.plan(num_frames[t.video_id]) for t in tracks}
     windows = build_windows(tracks, Features({}, {}, plans, {}), rule, config.min_valid)
     folds = assign_folds(config, tracks)
@@ -75,17 +91,21 @@ def ablate(
     resume: Path | None,
     device: str,
     folds_at_once: str,
+    task_kind: str | None = None,
+    label_files: Sequence[str] = (),
 ) -> int:
     """``train ablate``."""
-    task, place, names = task_named(task_name), pick_device(device), choose_rows(rows)
+    place, names = pick_device(device), choose_rows(rows)
     way = check_way(folds_at_once)
+    store, manifest = open_data(dataset, cache, root, follow_links)
+    own_task = open_task(manifest, task_name, task_kind, label_files)
+    task, manifest = own_task.task, own_task.manifest
     config = training_config(settings, task)
     if config.folds == RANDOM_WINDOWS:
         raise ValueError(
             "random windows leak too much to compare anything on; an ablation takes group, official or column"
         )
     rule, streams = window_rule(task, config.window_label), streams_of_rows(names, config)
-    store, manifest = open_data(dataset, cache, root, follow_links)
     tracks, labels = open_tracks(manifest, task, store, streams)
     features = load_features(store, sorted({t.video_id for t in tracks}), streams)
     err.print(place_features(features, place).words)
@@ -94,7 +114,11 @@ def ablate(
     splits = split_windows(config, tracks, windows, folds)
     facts = run_facts(task, config, manifest, store, features, tracks, labels, folds, False)
     facts["rows"] = {name: row_config(config, name).to_dict() for name in names}
-    run = resume_run(resume, facts) if resume else create_run(runs, f"{manifest.name}-{task.name}-ablation", facts)
+    run = (
+        resume_run(resume, facts)
+        if resume
+        else create_run(runs, f"{manifest.name}-{name_from(task.name)}-ablation", facts)
+    )
     tell([], go_on(run) if resume else [])
     err.print(f"{manifest.name}, task {task.name}: {len(names)} rows of {len(splits)} folds -> {run.path}")
     tell(labels.lines(), facts["notes"])
@@ -129,7 +153,7 @@ def ablate(
 
 def _store(run: Run, task: Task, rows: Sequence[Mapping[str, Any]], wanted: int) -> None:
     """Write the table so far, in three forms."""
-    name, train = SCORE_NAMES[task.metric], run.train_config
+    name, train = score_name(task.metric, task), run.train_config
     title = (
         f"{run.config['dataset']}, {task.name}: {name} per frame on unseen groups; {train.folds} folds, seed "
         f"{train.seed}, at most {train.max_epochs} epochs, patience {train.patience}"

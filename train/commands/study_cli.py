@@ -17,6 +17,7 @@ from train.commands.options import (
     Epochs,
     FoldsAtOnce,
     FollowLinks,
+    LabelFiles,
     LearningRate,
     NumFolds,
     Patience,
@@ -25,6 +26,7 @@ from train.commands.options import (
     Root,
     Runs,
     Seed,
+    TaskKind,
     TaskName,
     WindowLabel,
 )
@@ -33,6 +35,8 @@ from train.commands.options import (
 def audit(
     task: TaskName,
     dataset: Annotated[str | None, typer.Argument(help="As for cv; without it, what the cache was made of.")] = None,
+    task_kind: TaskKind = None,
+    labels: LabelFiles = None,
     cache: Cache = None,
     root: Root = None,
     follow_links: FollowLinks = False,
@@ -49,13 +53,25 @@ def audit(
 
     settings = {"folds": folds, "num_folds": num_folds, "window_label": window_label, "seed": seed}
     raise typer.Exit(
-        study_commands.audit(dataset, task, settings, cache=cache, root=root, follow_links=follow_links, output=output)
+        study_commands.audit(
+            dataset,
+            task,
+            settings,
+            cache=cache,
+            root=root,
+            follow_links=follow_links,
+            output=output,
+            task_kind=task_kind,
+            label_files=labels or [],
+        )
     )
 
 
 def ablate(
     dataset: Dataset,
     task: TaskName,
+    task_kind: TaskKind = None,
+    labels: LabelFiles = None,
     cache: Cache = None,
     root: Root = None,
     follow_links: FollowLinks = False,
@@ -110,5 +126,7 @@ def ablate(
             resume=resume,
             device=device,
             folds_at_once=folds_at_once,
+            task_kind=task_kind,
+            label_files=labels or [],
         )
     )

@@ -12,10 +12,10 @@ from shared.cache import CacheError, FeatureCache
 from shared.datasets import cache_of
 from shared.labels.annotations import track_to_video
 from shared.videos.names import VIDEO_SUFFIXES
-from train.commands.parts import err, explained, find_run, load, out, run_settings, tell
+from train.commands.parts import err, explained, find_run, load, open_task, out, run_settings, tell
 from train.data.features import cached_videos
 from train.data.labels import Track
-from train.data.spans import duration_s
+from train.data.spans import frame_times
 from train.data.tracks import read_tracks
 from train.experiments.inference import score_tracks, streams_of
 from train.fit.loop import pick_device
@@ -140,9 +140,10 @@ def oracle(
     size: int | None,
     stride: int | None,
     split: str,
+    task_kind: str | None = None,
+    label_files: Sequence[str] = (),
 ) -> int:
     """``train oracle``: what the window costs, from labels alone."""
-    wanted = task_named(task)
     store: FeatureCache | None = None
     try:
         store = FeatureCache.open(cache_of(dataset, cache))
@@ -150,9 +151,10 @@ def oracle(
         if cache is not None:
             raise
         err.print(f"note: {error}; label rows are taken for frames")
-    manifest = load(dataset, root, store, follow_links)
+    own = open_task(load(dataset, root, store, follow_links), task, task_kind, label_files)
+    wanted, manifest = own.task, own.manifest
     num_frames = None if store is None else cached_videos(store, [])[0]
-    tracks, labels = read_tracks(manifest, wanted, num_frames, partial(duration_s, store) if store else None)
+    tracks, labels = read_tracks(manifest, wanted, num_frames, partial(frame_times, store) if store else None)
     tell(labels.lines(), [manifest.note] if manifest.note else [])
     parts = sorted({str(t.split) for t in tracks})
     # Two people of one video in train and val: its labels count on both sides, and no ceiling means anything.
@@ -163,7 +165,7 @@ def oracle(
     size = size or (store.window.size if store is not None else 64)
     stride = stride or size
     scores = evaluate_frames(wanted, oracle_frames(wanted, chosen, size, stride))
-    print_oracle(out, f"{manifest.name}, task {wanted.name}, split {split}", size, stride, scores)
+    print_oracle(out, wanted, f"{manifest.name}, task {wanted.name}, split {split}", size, stride, scores)
     return 0
 
 

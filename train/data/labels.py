@@ -137,7 +137,7 @@ def segments_to_frames(
 
 
 def label_frames(
-    lines: Sequence[int],
+    lines: Sequence[int | str],
     start: Sequence[int] | np.ndarray,
     end: Sequence[int] | np.ndarray,
     closed: Sequence[bool] | np.ndarray,

@@ -14,10 +14,10 @@ import numpy as np
 from shared.labels.annotations import annotation_files, track_to_video
 from shared.labels.formats import read_labels
 from shared.manifest import TABLE_FORMAT, Manifest, Segment, TaskSource, Video
-from shared.names import unknown_name
 from shared.process.collecting import no_collection
 from train.data.labels import AlignReport, Track, align, count_valid, label_frames
-from train.data.spans import refuse_seconds
+from train.data.own_task import no_task
+from train.data.spans import duration_s, refuse_seconds, to_frames
 from train.tasks import Task
 
 
@@ -49,6 +49,8 @@ class LabelReport:
         without_labels: cached videos that no track annotates.
         left_out: labelled frames of tracks without features, and those past the last decoded frame.
         unknown_length: tracks without features that have a segment without an end; its frames cannot be counted.
+        spans: segments that end after their video or overlap another one, each with its row.
+        whole: every label is of a whole video, so that a score per video is what is asked for.
         digest: sha256 over the labels used, in order; changes when a label file changes.
     """
 
@@ -59,6 +61,8 @@ class LabelReport:
     without_labels: list[str] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     unknown_length: list[str] = field(default_factory=list)
+    spans: list[str] = field(default_factory=list)
+    whole: bool = False
     digest: str = ""
 
     def lines(self) -> list[str]:
@@ -82,6 +86,10 @@ class LabelReport:
         ):
             if names:
                 told.append(f"{len(names)} {what}: {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}")
+        if self.spans:
+            told.append(
+                "; ".join(self.spans[:5]) + ("" if len(self.spans) <= 5 else f"; and {len(self.spans) - 5} more")
+            )
         return told
 
 
@@ -90,7 +98,7 @@ def read_tracks(
     manifest: Manifest,
     task: Task,
     num_frames: Mapping[str, int] | None,
-    duration: Callable[[str], float] | None = None,
+    times: Callable[[str], np.ndarray] | None = None,
 ) -> tuple[list[Track], LabelReport]:
     """All tracks of a task whose video is cached, with labels aligned to the decoded frames.
 
@@ -99,7 +107,8 @@ def read_tracks(
         task: which labels.
         num_frames: video id -> F of every cached video. None: every annotated video counts as cached, and as long as
             its annotation; for what needs labels only.
-        duration: video id -> seconds, if known: then spans of a table that must be meant in seconds are refused.
+        times: video id -> seconds (F,) at which its frames are shown, if known. Spans in seconds need them, and spans
+            in frames that must be meant in seconds are refused by them.
 
     Returns:
         Tracks sorted by name, ``labels`` (F, K), and what was left out.
@@ -109,21 +118,18 @@ def read_tracks(
         LabelError: an annotation file is wrong; file and line are named.
     """
     if task.name not in manifest.tasks:
-        raise ValueError(
-            f"{manifest.source} has no labels for this task. {unknown_name('task', task.name, manifest.tasks)}"
-            if manifest.tasks
-            else f"{manifest.source} has no labels: add [tasks.{task.name}] or label columns "
-            "(see data_manifests/README.md)"
-        )
+        raise ValueError(no_task(manifest, task.name))
     source, report = manifest.tasks[task.name], LabelReport()
     videos = {video.id: video for video in manifest.videos}
     if source.format == TABLE_FORMAT:
         if num_frames is None:
             raise ValueError("labels from a table do not say how long a video is; extract its features first")
-        spans = _by_video(source.segments)
-        if duration is not None and not source.in_frames:
-            refuse_seconds(spans, num_frames, duration)
-        tracks = _from_table(spans, videos, num_frames, report)
+        spans = _by_video(source.segments, masked=source.background is not None)
+        if times is not None and not source.in_frames:
+            refuse_seconds(spans, num_frames, lambda video_id: duration_s(times(video_id)))
+        spans = {v: to_frames(rows, v, num_frames, times, report.spans) for v, rows in spans.items()}
+        report.whole = all(row.start == 0 and row.end is None for rows in spans.values() for row in rows)
+        tracks = _from_table(spans, videos, num_frames, report, source.background)
     else:
         tracks = _from_files(manifest.root, source, videos, num_frames, report)
     ready = []
@@ -181,11 +187,11 @@ def _from_files(
     return tracks
 
 
-def _by_video(segments: Iterable[Segment]) -> dict[str, list[Segment]]:
-    """The segments of each video that carry a label."""
+def _by_video(segments: Iterable[Segment], *, masked: bool) -> dict[str, list[Segment]]:
+    """The segments of each video that carry a label; with ``masked`` all, since those without one are no background."""
     by_video: dict[str, list[Segment]] = {}
     for segment in segments:
-        if not all(map(math.isnan, segment.values)):
+        if masked or not all(map(math.isnan, segment.values)):
             by_video.setdefault(segment.video_id, []).append(segment)
     return by_video
 
@@ -195,30 +201,43 @@ def _from_table(
     videos: Mapping[str, Video],
     num_frames: Mapping[str, int],
     report: LabelReport,
+    background: float | None = None,
 ) -> list[Track]:
     tracks = []
     for video_id, rows in by_video.items():
+        if not rows:
+            continue
         file, _, _ = rows[0].where.rpartition(":")
         # Without features the length is unknown: 0 keeps the frames of closed segments and none of the others.
         length = num_frames.get(video_id, 0)
         labels = label_frames(
-            [int(r.where.rpartition(":")[2]) for r in rows],
-            [r.start for r in rows],
-            [length if r.end is None else r.end for r in rows],
+            [r.where.rpartition(":")[2] for r in rows],
+            [int(r.start) for r in rows],
+            [length if r.end is None else int(r.end) for r in rows],
             [r.end is not None for r in rows],
             np.array([r.values for r in rows], np.float32),  # (rows, K)
             length,
             file,
         )
         video = videos[video_id]
+        if background is not None:
+            _fill_between(labels, rows, background)
         if video_id not in num_frames:
             report.without_features.append(video_id)
             report.left_out.append(LeftOut(video_id, video.split, video.fold, count_valid(labels)))
-            if any(r.end is None for r in rows):
+            if any(r.end is None or r.in_seconds for r in rows):
                 report.unknown_length.append(video_id)
             continue
         tracks.append(Track(video_id, video_id, video.group, video.split, video.fold, labels, file))
     return tracks
+
+
+def _fill_between(labels: np.ndarray, rows: Sequence[Segment], background: float) -> None:
+    """Frames of (F, 1) labels that no segment covers become ``background``."""
+    free = np.ones(len(labels), bool)
+    for row in rows:
+        free[int(row.start) : None if row.end is None else int(row.end)] = False
+    labels[free] = background
 
 
 def permute_labels(tracks: Sequence[Track], seed: int) -> list[Track]:

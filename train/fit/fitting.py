@@ -127,6 +127,9 @@ def targets_of(task: Task, labels: np.ndarray) -> Tensor:
     """Labels as losses take them: int64 (W,) of classes, masked ones never used, or float32 (W, K)."""
     if task.kind in ("binary", "classes"):
         return torch.from_numpy(np.nan_to_num(labels[:, 0], nan=0.0).astype(np.int64))  # (W,)
+    if task.kind == "regression":
+        middle, half = task.scale
+        return (torch.from_numpy(labels) - torch.tensor(middle)) / torch.tensor(half)  # (W, K)
     return torch.from_numpy(labels)  # (W, K)
 
 
@@ -177,7 +180,9 @@ def output_scores(task: Task, outputs: Tensor) -> np.ndarray:
         return values.softmax(dim=1).numpy()
     if task.kind == "multilabel":
         return values.sigmoid().numpy()
-    return values.clamp(*task.label_range).numpy()
+    middle, half = (torch.tensor(part, dtype=torch.float64) for part in task.scale)
+    low, high = (torch.tensor(part, dtype=torch.float64) for part in task.limits)
+    return (values * half + middle).clamp(low, high).numpy()
 
 
 def reduced(config: TrainConfig, device: str) -> AbstractContextManager[object]:

@@ -8,6 +8,9 @@ import numpy as np
 
 from train.judging.metrics import Metric, Pair, require_frames
 
+BLOCK = 2**23  # numbers in memory at once
+LEAST_DEFINED = 0.5  # share of the resamples on which a score must be defined to have an interval, and to be told
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -30,10 +33,23 @@ def resample_videos(num_videos: int, num_resamples: int, seed: int) -> np.ndarra
     return np.random.default_rng(seed).multinomial(num_videos, np.full(num_videos, 1 / num_videos), num_resamples)
 
 
-def _resampled(metric: Metric, sums: np.ndarray, counts: np.ndarray) -> tuple[dict, dict]:
-    """Scores on all videos, and their values (R,) on the resamples."""
-    drawn = np.tensordot(counts.astype(np.float64), sums, axes=1)  # (R, ...)
-    return metric.from_statistics(sums.sum(0)), metric.from_statistics(drawn)
+def _resampled(metric: Metric, videos: Sequence[Pair], counts: np.ndarray) -> tuple[dict, dict]:
+    """Scores on all videos, and their values (R,) on the resamples, of scores that are defined on most of them."""
+    sums = metric.statistics(videos)
+    values = {name: float(v) for name, v in metric.from_statistics([s.sum(0) for s in sums]).items()}
+    values |= metric.exact(videos)
+    largest = max(s[0].size for s in sums)
+    draws: list[dict[str, np.ndarray]] = []
+    for part in np.array_split(counts.astype(np.float64), -(-len(counts) * largest // BLOCK)):
+        if len(part):
+            draws.append(metric.from_statistics([np.tensordot(part, s, axes=1) for s in sums]))  # (R, ...) each
+    drawn = {name: np.concatenate([np.atleast_1d(d[name]) for d in draws]) for name in draws[0]}
+    defined = {n for n, d in drawn.items() if np.isfinite(values[n]) and np.isfinite(d).mean() >= LEAST_DEFINED}
+    if metric.primary not in defined:
+        raise ValueError(
+            f"the score {metric.primary} is not defined on these labels: a class never occurs, or is all there is"
+        )
+    return {n: v for n, v in values.items() if n in defined}, {n: d for n, d in drawn.items() if n in defined}
 
 
 def _with_frames(videos: Sequence[Pair]) -> list[bool]:
@@ -46,7 +62,7 @@ def bootstrap_interval(
     """Percentile bootstrap over videos.
 
     Args:
-        metric: One of `TASK_METRICS`.
+        metric: Of a task, see `train.judging.kinds.metric_for`.
         videos: Predictions and labels of each video, as `metric.scores` takes them. Videos without a labelled frame
             are left out. Put left and right tracks of one video together.
         num_resamples: Draws of as many videos, with replacement.
@@ -62,10 +78,10 @@ def bootstrap_interval(
     videos = [*compress(videos, _with_frames(videos))]
     require_frames(len(videos))
     counts = resample_videos(len(videos), num_resamples, seed)
-    values, draws = _resampled(metric, metric.statistics(videos), counts)
+    values, draws = _resampled(metric, videos, counts)
     tail = (1 - level) / 2
     return {
-        name: Interval(float(values[name]), *np.quantile(draw, [tail, 1 - tail]).tolist())
+        name: Interval(float(values[name]), *np.nanquantile(draw, [tail, 1 - tail]).tolist())
         for name, draw in draws.items()
     }
 
@@ -81,7 +97,7 @@ def paired_bootstrap(
     """Bootstrap of the difference A - B, both scored on the same drawn videos, so that hard videos cancel.
 
     Args:
-        metric: One of `TASK_METRICS`.
+        metric: Of a task, see `train.judging.kinds.metric_for`.
         videos_a: As for `bootstrap_interval`.
         videos_b: The same videos in the same order, with the same labels, other predictions.
         num_resamples: As for `bootstrap_interval`.
@@ -101,11 +117,11 @@ def paired_bootstrap(
     keep = _with_frames(videos_a)
     require_frames(sum(keep))
     counts = resample_videos(sum(keep), num_resamples, seed)
-    value_a, draw_a = _resampled(metric, metric.statistics([*compress(videos_a, keep)]), counts)
-    value_b, draw_b = _resampled(metric, metric.statistics([*compress(videos_b, keep)]), counts)
+    value_a, draw_a = _resampled(metric, [*compress(videos_a, keep)], counts)
+    value_b, draw_b = _resampled(metric, [*compress(videos_b, keep)], counts)
     tail, result = (1 - level) / 2, {}
-    for name in draw_a:
+    for name in (n for n in draw_a if n in draw_b):
         gap = draw_a[name] - draw_b[name]  # (R,)
-        low, high = np.quantile(gap, [tail, 1 - tail]).tolist()
+        low, high = np.nanquantile(gap, [tail, 1 - tail]).tolist()
         result[name] = Difference(float(value_a[name] - value_b[name]), low, high, float((gap > 0).mean()))
     return result

@@ -7,7 +7,7 @@ all tested videos; the interval comes from resampling videos.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,8 @@ import pandas as pd
 from train.data.features import Windows
 from train.data.labels import Track, count_valid
 from train.judging.bootstrap import Difference, bootstrap_interval, paired_bootstrap
-from train.judging.metrics import TASK_METRICS, Pair
+from train.judging.kinds import metric_for
+from train.judging.metrics import Pair
 from train.tasks import Task
 
 NUM_RESAMPLES = 1000
@@ -79,7 +80,9 @@ def tracks_to_frames(
     return found
 
 
-def evaluate_frames(task: Task, results: Sequence[TrackScores], seed: int = 0, *, left_out: int = 0) -> dict[str, Any]:
+def evaluate_frames(
+    task: Task, results: Sequence[TrackScores], seed: int = 0, *, left_out: int = 0, ranks: bool = False
+) -> dict[str, Any]:
     """Official scores pooled over all labelled frames, with bootstrap intervals over videos and frame coverage.
 
     Args:
@@ -87,12 +90,13 @@ def evaluate_frames(task: Task, results: Sequence[TrackScores], seed: int = 0, *
         results: every scored track.
         seed: of the bootstrap.
         left_out: labelled frames that should have been scored and are not in ``results``.
+        ranks: with average precision and ROC AUC.
 
     Returns:
         ``value``: official score; ``interval``: its 95 % limits; ``scores``: all scores; ``intervals``; ``coverage``:
         share of labelled frames with a prediction; ``frames``, ``videos``: how many were scored.
     """
-    metric = TASK_METRICS[task.name]
+    metric = metric_for(task, ranks=ranks)
     videos = _videos(task, results)
     labelled = left_out + sum(count_valid(result.labels) for result in results)
     covered = sum(len(label) for _, label in videos)
@@ -112,6 +116,18 @@ def evaluate_frames(task: Task, results: Sequence[TrackScores], seed: int = 0, *
     }
 
 
+def per_video(results: Sequence[TrackScores]) -> list[TrackScores]:
+    """Labels of whole videos and the mean score of their frames, as tracks of one frame; of those that have both."""
+    found = []
+    for result in results:
+        scored = np.isfinite(result.scores).all(axis=1)  # (F,)
+        known = np.isfinite(result.labels).all(axis=1)
+        if scored.any() and known.any():
+            track = replace(result.track, labels=result.labels[known][:1])
+            found.append(TrackScores(track, result.scores[scored].mean(axis=0, keepdims=True), result.fold))
+    return found
+
+
 def compare_frames(task: Task, ours: Sequence[TrackScores], other: Sequence[TrackScores], seed: int = 0) -> Difference:
     """Official score of ``ours`` minus that of ``other``, on the same drawn videos, so that hard videos cancel.
 
@@ -123,7 +139,7 @@ def compare_frames(task: Task, ours: Sequence[TrackScores], other: Sequence[Trac
     Raises:
         ValueError: the two hold different videos or labels.
     """
-    metric = TASK_METRICS[task.name]
+    metric = metric_for(task)
     return paired_bootstrap(metric, _videos(task, ours), _videos(task, other), NUM_RESAMPLES, seed)[metric.primary]
 
 
@@ -138,19 +154,16 @@ def _videos(task: Task, results: Sequence[TrackScores]) -> list[Pair]:
 
 
 def evaluate_windows(task: Task, scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """The same scores over windows (as the paper reports them): scores (W, K'), labels (W, K)."""
-    return TASK_METRICS[task.name].scores(metric_input(task, scores), metric_input(task, labels))
+    """The scores over windows (as the paper reports them), without ranks: scores (W, K'), labels (W, K)."""
+    return metric_for(task).scores(metric_input(task, scores), metric_input(task, labels))
 
 
 def metric_input(task: Task, values: np.ndarray) -> np.ndarray:
     """Scores (n, K') or labels (n, K) as the task's metric takes them.
 
-    (n,) for a binary task; (n,) class numbers for a task of classes, by argmax where there are probabilities; (n, K)
-    stays for the others.
+    (n,) for a binary task, and for labels of a task of classes; (n, K) stays for the others.
     """
-    if task.kind == "classes" and values.shape[1] > 1:
-        return values.argmax(axis=1)
-    return values[:, 0] if task.kind in ("binary", "classes") else values
+    return values[:, 0] if task.kind in ("binary", "classes") and values.shape[1] == 1 else values
 
 
 def constant_scores(task: Task, known: np.ndarray) -> np.ndarray:

@@ -6,9 +6,8 @@ them against scikit-learn and torchmetrics; importing the latter here would cost
 transformers.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import numpy as np
 
@@ -32,6 +31,24 @@ def _labelled(pred: np.ndarray, label: np.ndarray) -> Pair:
     if not np.isfinite(pred).all():
         raise ValueError(f"{int((~np.isfinite(pred)).sum())} predictions on labelled frames are not finite")
     return pred, label
+
+
+def labelled_pairs(videos: Sequence[Pair]) -> list[Pair]:
+    """The labelled frames of each video as float64: predictions (n, ...), labels (n,) or (n, K).
+
+    Raises:
+        ValueError: A labelled frame has no finite prediction.
+    """
+    found = []
+    for pred, label in videos:
+        pred, label = np.asarray(pred, np.float64), np.asarray(label, np.float64)
+        keep = np.isfinite(label.reshape(len(label), -1)).all(axis=1)  # (n,)
+        if len(pred) != len(label):
+            raise ValueError(f"predictions {pred.shape} and labels {label.shape} differ in shape")
+        if not np.isfinite(pred[keep]).all():
+            raise ValueError(f"{int((~np.isfinite(pred[keep])).sum())} predictions on labelled frames are not finite")
+        found.append((pred[keep], label[keep]))
+    return found
 
 
 def _decisions(decided: np.ndarray, label: np.ndarray, num_classes: int) -> Pair:
@@ -76,10 +93,10 @@ def violence_scores(prob: np.ndarray, label: np.ndarray, threshold: float = 0.5)
 def _confusions(videos: Sequence[Pair], threshold: float = 0.5) -> np.ndarray:
     """(V, 2, 2) float64 confusion matrices, rows true, columns decided."""
     parts = [_classes(prob, label, threshold) for prob, label in videos]
-    return np.stack([_count(decided, true, 2) for decided, true in parts])
+    return np.stack([count_decisions(decided, true, 2) for decided, true in parts])
 
 
-def _count(decided: np.ndarray, true: np.ndarray, num_classes: int) -> np.ndarray:
+def count_decisions(decided: np.ndarray, true: np.ndarray, num_classes: int) -> np.ndarray:
     """(C, C) float64 confusion matrix, rows true, columns decided.
 
     Not scikit-learn's: it refuses a video without labels and takes a millisecond for each video.
@@ -88,22 +105,22 @@ def _count(decided: np.ndarray, true: np.ndarray, num_classes: int) -> np.ndarra
     return cells.reshape(num_classes, num_classes).astype(np.float64)
 
 
-def _f1(hits: np.ndarray, marked: np.ndarray) -> np.ndarray:
+def f1_of(hits: np.ndarray, marked: np.ndarray) -> np.ndarray:
     """F1 = 2 TP / (2 TP + FP + FN), 0 where undefined; `marked` is the denominator."""
     return np.divide(2 * hits, marked, out=np.zeros_like(marked), where=marked > 0)
 
 
-def _from_confusion(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def from_confusion(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(..., C, C) confusion matrices -> F1 of each class (..., C) and accuracy (...)."""
     hits = np.diagonal(confusion, axis1=-2, axis2=-1)  # (..., C)
     total = confusion.sum((-2, -1))
     accuracy = np.divide(hits.sum(-1), total, out=np.zeros_like(total), where=total > 0)
-    return _f1(hits, confusion.sum(-1) + confusion.sum(-2)), accuracy
+    return f1_of(hits, confusion.sum(-1) + confusion.sum(-2)), accuracy
 
 
 def _violence_from(confusion: np.ndarray) -> dict[str, np.ndarray]:
     """(..., 2, 2) confusion matrices -> scores of shape (...)."""
-    f1, accuracy = _from_confusion(confusion)
+    f1, accuracy = from_confusion(confusion)
     return {"macro_f1": f1.mean(-1), "f1_violent": f1[..., 1], "f1_nonviolent": f1[..., 0], "accuracy": accuracy}
 
 
@@ -131,12 +148,12 @@ def expr_scores(decided: np.ndarray, label: np.ndarray) -> dict[str, float]:
 def _expr_confusions(videos: Sequence[Pair]) -> np.ndarray:
     """(V, 8, 8) float64 confusion matrices."""
     num = len(EXPR_NAMES)
-    return np.stack([_count(*_decisions(decided, label, num), num) for decided, label in videos])
+    return np.stack([count_decisions(*_decisions(decided, label, num), num) for decided, label in videos])
 
 
 def _expr_from(confusion: np.ndarray) -> dict[str, np.ndarray]:
     """(..., 8, 8) confusion matrices -> scores of shape (...)."""
-    f1, accuracy = _from_confusion(confusion)
+    f1, accuracy = from_confusion(confusion)
     own = {f"f1_{name.lower()}": f1[..., k] for k, name in enumerate(EXPR_NAMES)}
     return {"macro_f1": f1.mean(-1), **own, "accuracy": accuracy}
 
@@ -179,7 +196,7 @@ def _unit_counts(videos: Sequence[Pair], threshold: float = 0.5) -> np.ndarray:
 
 def _au_from(counts: np.ndarray) -> dict[str, np.ndarray]:
     """(..., 12, 2) counts as from `_unit_counts` -> scores of shape (...)."""
-    f1 = _f1(counts[..., 0], counts[..., 1])  # (..., 12)
+    f1 = f1_of(counts[..., 0], counts[..., 1])  # (..., 12)
     return {"f1_mean": f1.mean(-1), **{f"f1_{name.lower()}": f1[..., k] for k, name in enumerate(AU_NAMES)}}
 
 
@@ -199,32 +216,32 @@ def va_scores(pred: np.ndarray, label: np.ndarray) -> dict[str, float]:
     Raises:
         ValueError: No labelled frame, shapes that differ, or a prediction on a labelled frame that is not finite.
     """
-    sums = _moments([(pred, label)])[0]  # (2, 6)
+    sums = moments([(pred, label)])[0]  # (2, 6)
     require_frames(int(sums[0, 0]))
     return {name: float(value) for name, value in _va_from(sums).items()}
 
 
-def _moments(videos: Sequence[Pair]) -> np.ndarray:
-    """(V, 2, 6) float64 sums over each video's labelled frames, per output: n, x, y, x^2, y^2, xy.
+def moments(videos: Sequence[Pair], width: int = 2) -> np.ndarray:
+    """(V, K, 6) float64 sums over each video's labelled frames, per output: n, x, y, x^2, y^2, xy.
 
     x are predictions and y labels, both less the mean label of all videos: CCC does not change, and sums of squares of
     centred values lose no digits.
     """
     pairs = [_labelled(pred, label) for pred, label in videos]
-    if any(pred.ndim != 2 or pred.shape[1] != 2 for pred, _ in pairs):
-        raise ValueError("valence and arousal must be (n, 2)")
+    if any(pred.ndim != 2 or pred.shape[1] != width for pred, _ in pairs):
+        raise ValueError(f"predictions and labels must be (n, {width})")
     num_frames = sum(len(label) for _, label in pairs)
-    centre = sum(label.sum(0) for _, label in pairs) / max(num_frames, 1)  # (2,)
-    sums = np.zeros((len(pairs), 2, 6))
+    centre = sum(label.sum(0) for _, label in pairs) / max(num_frames, 1)  # (K,)
+    sums = np.zeros((len(pairs), width, 6))
     for row, (pred, label) in zip(sums, pairs, strict=True):
-        x, y = pred - centre, label - centre  # (n, 2) each
+        x, y = pred - centre, label - centre  # (n, K) each
         parts = (np.ones_like(x), x, y, x * x, y * y, x * y)
         row[:] = np.stack([part.sum(axis=0) for part in parts], axis=-1)
     return sums
 
 
 def _va_from(sums: np.ndarray) -> dict[str, np.ndarray]:
-    """(..., 2, 6) sums as from `_moments` -> scores of shape (...)."""
+    """(..., 2, 6) sums as from `moments` -> scores of shape (...)."""
     n, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)  # (..., 2) each
     mean_x, mean_y = x / n, y / n
     var_x, var_y, cov = xx / n - mean_x**2, yy / n - mean_y**2, xy / n - mean_x * mean_y
@@ -240,28 +257,23 @@ def require_frames(num_frames: int) -> None:
         raise ValueError("no labelled frame to score")
 
 
+Sums = list[np.ndarray]  # tables that add up over videos, the first axis is the video
+
+
 @dataclass(frozen=True)
 class Metric:
     """A task's scores in two forms that agree.
 
     Attributes:
-        primary: The official score, a key of the dicts below.
-        scores: (predictions, labels) of all frames -> {name: score}.
-        statistics: Videos -> (V, ...) sums that add up over videos.
-        from_statistics: (..., *sums) -> {name: scores of shape (...)}.
+        primary: The headline score, a key of the dicts below.
+        scores: (predictions, labels) of all frames -> {name: score}; scores that are not defined are left out.
+        statistics: Videos -> tables (V, ...) that add up over videos.
+        from_statistics: Tables (..., *sums) -> {name: scores of shape (...)}, NaN where not defined.
+        exact: Videos -> {name: score} of those scores that the tables give only nearly.
     """
 
     primary: str
     scores: Callable[[np.ndarray, np.ndarray], dict[str, float]]
-    statistics: Callable[[Sequence[Pair]], np.ndarray]
-    from_statistics: Callable[[np.ndarray], dict[str, np.ndarray]]
-
-
-TASK_METRICS: Mapping[str, Metric] = MappingProxyType(
-    {
-        "violence": Metric("macro_f1", violence_scores, _confusions, _violence_from),
-        "va": Metric("ccc_mean", va_scores, _moments, _va_from),
-        "expr": Metric("macro_f1", expr_scores, _expr_confusions, _expr_from),
-        "au": Metric("f1_mean", au_scores, _unit_counts, _au_from),
-    }
-)
+    statistics: Callable[[Sequence[Pair]], Sums]
+    from_statistics: Callable[[Sums], dict[str, np.ndarray]]
+    exact: Callable[[Sequence[Pair]], dict[str, float]] = lambda videos: {}

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from train.judging.evaluate import TrackScores, metric_input
-from train.judging.metrics import TASK_METRICS
+from train.judging.kinds import metric_for
 from train.tasks import Task
 
 # The mildest setting first, so that a tie leaves scores alone. HSEmotion's sweeps peak at 50 frames for VA and EXPR.
@@ -108,7 +108,7 @@ def apply(task: Task, settings: PostProcess, scores: np.ndarray) -> np.ndarray:
     if task.kind == "classes":
         return adjust_prior(smoothed, settings.prior, settings.prior_strength)
     if task.kind == "regression":
-        return np.clip(smoothed, *task.label_range)
+        return np.clip(smoothed, *task.limits)
     return np.where(np.isfinite(smoothed), (smoothed > np.asarray(settings.thresholds)).astype(np.float64), np.nan)
 
 
@@ -172,7 +172,7 @@ def combine(task: Task, settings: Sequence[PostProcess]) -> PostProcess:
 
 
 def _score(task: Task, scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    return TASK_METRICS[task.name].scores(metric_input(task, scores), metric_input(task, labels))
+    return metric_for(task).scores(metric_input(task, scores), metric_input(task, labels))
 
 
 def _tune_widths(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from shared.cache import CacheError, FeatureCache
 from shared.manifest import load_manifest
 from train.data.features import cached_videos, stored_digest
 from train.data.labels import Track
+from train.data.own_task import with_labels
+from train.data.spans import frame_times
 from train.data.tracks import labels_digest, read_tracks
 from train.runs.folder import Run
 
@@ -62,7 +65,8 @@ def _changed_files(run: Run, store: FeatureCache) -> list[str]:
         return []
     try:
         manifest = load_manifest(source, root, cached=store.paths().values(), follow_links=True)  # opens no video
-        tracks, _ = read_tracks(manifest, run.task, cached_videos(store, list(run.config["fingerprints"]))[0])
+        num_frames = cached_videos(store, list(run.config["fingerprints"]))[0]
+        tracks, _ = read_tracks(with_labels(manifest, run.task), run.task, num_frames, partial(frame_times, store))
     except (ValueError, OSError) as error:
         reason = str(error).partition("\n")[0]
         return [f"whether the labels are still those that this run was trained on cannot be told: {reason}"]

@@ -70,7 +70,11 @@ class Run:
 
     @property
     def task(self) -> Task:
-        return task_named(self.config["task"])
+        whole = self.config.get("task_definition")
+        try:
+            return Task.from_dict(whole) if whole is not None else task_named(self.config["task"])
+        except ValueError as error:
+            raise RunError(f"{self.path / 'config.json'} holds no task of this version: {error}") from None
 
     @property
     def train_config(self) -> TrainConfig:
@@ -162,6 +166,7 @@ def run_facts(
         notes.append(f"{len(unused)} of {len(tracks)} tracks are in no fold ({why}): {shown}")
     return {
         "task": task.name,
+        "task_definition": task.to_dict(),
         "dataset": manifest.name,
         "manifest": str(manifest.source),
         "root": manifest.remote.url if manifest.remote else str(manifest.root),

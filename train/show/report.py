@@ -26,7 +26,7 @@ from train.judging.folds import SCATTERED
 from train.runs.checkpoints import RunError
 from train.runs.files import read_json, write_text
 from train.runs.folder import Run
-from train.show.training import SCORE_NAMES, baseline_name, percent, settings_words
+from train.show.training import baseline_name, percent, score_name, settings_words, shown_scores
 from train.tasks import Task
 
 NUM_TRACKS = 4
@@ -66,10 +66,11 @@ def write_report(run: Run, captions: Captions) -> Path:
         after=metrics["postprocessed"],
         audit=metrics.get("audit"),
         predictors=PREDICTORS,
-        score_names=SCORE_NAMES,
+        score_name=lambda key: score_name(key, task),
+        shown=shown_scores(task, metrics["scores"]),
         coverage=percent(metrics["coverage"]),
         baseline_name=baseline_name,
-        curves=_svg(_curves(histories, metrics["metric"])),
+        curves=_svg(_curves(histories, score_name(metrics["metric"], task))),
         settings=settings_words(task, metrics["postprocessed"]["combined"]),
         errors=_svg(ERRORS[task.kind](table, task)),
         timelines=[_timeline(table[table["track"] == t], task, captions) for t in _telling_tracks(table, task)],
@@ -114,7 +115,7 @@ def _curves(histories: Sequence[Mapping[str, Any]], metric: str) -> Figure:
         best = fold["best_epoch"]
         right.plot(rows["epoch"][best], rows["val_score"][best], "o", color=color, ms=5)
     left.set(xlabel="epoch", title="loss: training (solid), validation (dotted)")
-    right.set(xlabel="epoch", title=f"validation {SCORE_NAMES[metric]}; dot: epoch kept")
+    right.set(xlabel="epoch", title=f"validation {metric}; dot: epoch kept")
     right.legend(fontsize=7, ncols=2, frameon=False)
     for axes in (left, right):
         _plain(axes)
@@ -138,7 +139,7 @@ def _confusion(table: pd.DataFrame, task: Task) -> Figure:
         color = "white" if share[i, j] > 0.5 else "black"
         words = f"{share[i, j]:.0%}\n{value:,} frames" if num == 2 else f"{share[i, j]:.0%}"
         axes.text(j, i, words, ha="center", va="center", color=color, fontsize=9 if num == 2 else 7)
-    names = ["non-violent", "violent"] if num == 2 else task.class_names
+    names = ["non-violent", "violent"] if task.class_names == ("nonviolent", "violent") else task.class_names
     axes.set(xticks=range(num), yticks=range(num), xlabel="predicted", ylabel="truth")
     axes.set_xticklabels(names, rotation=0 if num == 2 else 45)
     axes.set_yticklabels(names)
@@ -149,8 +150,8 @@ def _confusion(table: pd.DataFrame, task: Task) -> Figure:
 def _units(table: pd.DataFrame, task: Task) -> Figure:
     """F1 of every unit at 0.5, and how often it is present."""
     names = task.label_names
-    labels = table[[f"label_{n}" for n in names]].to_numpy()
-    scores = table[[f"score_{n}" for n in names]].to_numpy()
+    labels = table[[f"label{c}" for c in label_columns(task)]].to_numpy()
+    scores = table[[f"score{c}" for c in score_columns(task)]].to_numpy()
     known = np.isfinite(labels).all(axis=1) & np.isfinite(scores).all(axis=1)
     truth, found = labels[known] > 0.5, scores[known] > 0.5  # (n, K) each
     f1 = 2 * (truth & found).sum(axis=0) / np.maximum(truth.sum(axis=0) + found.sum(axis=0), 1)
@@ -160,7 +161,7 @@ def _units(table: pd.DataFrame, task: Task) -> Figure:
     axes.bar(
         place + 0.2, truth.mean(axis=0) if len(truth) else 0 * f1, 0.4, color=TRUTH, label="share of frames with it"
     )
-    axes.set(xticks=place, ylim=(0, 1.25), title="per action unit")
+    axes.set(xticks=place, ylim=(0, 1.25), title="per action unit" if task.name == "au" else "per label")
     axes.set_xticklabels(names)
     axes.legend(fontsize=7, frameon=False, loc="upper right", ncols=2)
     _plain(axes)
@@ -169,25 +170,27 @@ def _units(table: pd.DataFrame, task: Task) -> Figure:
 
 def _scatter(table: pd.DataFrame, task: Task) -> Figure:
     """Prediction against truth per output, as density: the frames of a real set would be one blot."""
-    ticks = [-1, -0.5, 0, 0.5, 1]
-    figure, panels = plt.subplots(1, len(task.label_names), figsize=(7, 3.4), layout="constrained")
-    for axes, name in zip(panels, task.label_names, strict=True):
-        known = table[table[f"label_{name}"].notna() & table[f"score_{name}"].notna()]
+    names, columns, limits = task.label_names, label_columns(task), zip(*task.limits, strict=True)
+    width = 7 if len(names) == 2 else 3.5 * len(names)
+    figure, panels = plt.subplots(1, len(names), figsize=(width, 3.4), layout="constrained", squeeze=False)
+    for axes, name, column, (low, high) in zip(panels[0], names, columns, limits, strict=True):
+        ticks = np.linspace(low, high, 5)
+        known = table[table[f"label{column}"].notna() & table[f"score{column}"].notna()]
         axes.hexbin(
-            known[f"label_{name}"],
-            known[f"score_{name}"],
+            known[f"label{column}"],
+            known[f"score{column}"],
             gridsize=40,
-            extent=(-1, 1, -1, 1),
+            extent=(low, high, low, high),
             cmap="Blues",
             bins="log",
             mincnt=1,
         )
-        axes.plot([-1, 1], [-1, 1], color=TRUTH, lw=1, ls="--", zorder=3)
+        axes.plot([low, high], [low, high], color=TRUTH, lw=1, ls="--", zorder=3)
         axes.set(
             xticks=ticks,
             yticks=ticks,
-            xlim=(-1, 1),
-            ylim=(-1, 1),
+            xlim=(low, high),
+            ylim=(low, high),
             xlabel="truth",
             ylabel="predicted",
             title=f"{name}, per frame",
@@ -214,17 +217,19 @@ def _lines(part: pd.DataFrame, task: Task) -> Figure:
     columns, steps = label_columns(task), "steps-mid" if task.kind == "classes" else "default"
     size = (9, 1.7 * len(columns) + (0.3 if task.kind != "classes" else 1.0))
     figure, panels = plt.subplots(len(columns), 1, figsize=size, sharex=True, squeeze=False, layout="constrained")
-    for axes, column in zip(panels[:, 0], columns, strict=True):
+    limits = zip(*task.limits, strict=True) if task.kind == "regression" else [(-1.0, 1.0)] * len(columns)
+    for axes, column, name, (low, high) in zip(panels[:, 0], columns, task.label_names, limits, strict=True):
+        edge = 0.01 * (high - low)
         truth = part[f"label{column}"].to_numpy()  # (F,)
         score = _decided(part, task) if task.kind == "classes" else part[f"score{column}"].to_numpy()  # (F,)
         _band(axes, np.isnan(truth), UNKNOWN)
         if task.kind == "binary":
             _band(axes, truth > 0.5, ALERT)
             axes.axhline(0.5, color=TRUTH, lw=0.8, ls=":")
-            axes.set(ylim=(-0.02, 1.02), ylabel="P(violent)")
+            axes.set(ylim=(-0.02, 1.02), ylabel=f"P({task.class_names[1]})")
         else:
             axes.plot(part["frame"], truth, color=TRUTH, lw=1.6, drawstyle=steps)
-            axes.set(ylim=(-1.02, 1.02), ylabel=column[1:])
+            axes.set(ylim=(low - edge, high + edge), ylabel=name)
         if task.kind == "classes":
             axes.set(ylim=(-0.5, task.outputs - 0.5), yticks=range(task.outputs), yticklabels=task.class_names)
         axes.plot(part["frame"], score, color=PREDICTED, lw=1.6, drawstyle=steps)
@@ -245,7 +250,8 @@ def _raster(part: pd.DataFrame, task: Task) -> Figure:
     """Truth above prediction, a row for each unit and a column for each frame."""
     figure, panels = plt.subplots(2, 1, figsize=(9, 3.8), sharex=True, layout="constrained")
     for axes, kind, title in zip(panels, ("label", "score"), ("truth", "P(present)"), strict=True):
-        values = part[[f"{kind}_{n}" for n in task.label_names]].to_numpy(np.float64).T  # (K, F)
+        columns = label_columns(task) if kind == "label" else score_columns(task)
+        values = part[[f"{kind}{c}" for c in columns]].to_numpy(np.float64).T  # (K, F)
         axes.imshow(values, aspect="auto", interpolation="nearest", cmap="Blues", vmin=0, vmax=1)
         axes.set_facecolor(UNKNOWN)
         axes.set(yticks=range(len(task.label_names)), yticklabels=task.label_names, ylabel=title)

@@ -10,14 +10,14 @@ from rich.table import Table
 
 from train.experiments.ablate import COLUMNS, cells
 from train.experiments.audit import PREDICTORS
-from train.show.training import SCORE_NAMES, percent, print_table
+from train.show.training import percent, print_table, score_name
 from train.tasks import Task
 
 
-def leak_words(audit: Mapping[str, Any]) -> str:
+def leak_words(task: Task, audit: Mapping[str, Any]) -> str:
     """What an audit found, in a sentence."""
     copied = audit["predictors"]["nearest_window"]["value"]
-    name = SCORE_NAMES[audit["metric"]]
+    name = score_name(audit["metric"], task)
     if not audit["same_video"]:
         return f"no tested window shares its video with a training window; copying labels scores {name} {copied:.3f}"
     return (
@@ -30,13 +30,13 @@ def leak_words(audit: Mapping[str, Any]) -> str:
 def print_audit(console: Console, task: Task, kind: str, audit: Mapping[str, Any]) -> None:
     """Scores of the predictors without a model, and what they mean."""
     console.print(f"\naudit of {kind} folds, task {task.name}: {audit['windows']} labelled windows tested, no model")
-    table = Table("predictor", SCORE_NAMES[audit["metric"]], "95 % interval (videos)", box=None, pad_edge=False)
+    table = Table("predictor", score_name(audit["metric"], task), "95 % interval (videos)", box=None, pad_edge=False)
     for name, words in PREDICTORS.items():
         found = audit["predictors"][name]
         low, high = found["interval"]
         table.add_row(words, f"{found['value']:.4f}", f"{low:.3f} to {high:.3f}")
     print_table(console, table)
-    console.print(("WARNING: " if audit["same_video"] else "") + leak_words(audit))
+    console.print(("WARNING: " if audit["same_video"] else "") + leak_words(task, audit))
     for note in audit.get("notes", ()):
         console.print(f"WARNING: {note}")
     for ids in audit.get("copies", ()):
@@ -45,7 +45,7 @@ def print_audit(console: Console, task: Task, kind: str, audit: Mapping[str, Any
 
 def print_ablation(console: Console, task: Task, rows: Sequence[Mapping[str, Any]]) -> None:
     """The ablation table."""
-    console.print(f"\n{task.name}: {SCORE_NAMES[task.metric]} on unseen groups, per frame, same folds and seed")
+    console.print(f"\n{task.name}: {score_name(task.metric, task)} on unseen groups, per frame, same folds and seed")
     table = Table(*COLUMNS, box=None, pad_edge=False)
     for row in rows:
         table.add_row(*cells(row))

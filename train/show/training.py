@@ -13,6 +13,7 @@ from rich.table import Table
 
 from shared.labels.annotations import AU_NAMES, EXPR_NAMES
 from train.config import TrainConfig
+from train.judging.evaluate import score_columns
 from train.tasks import Task
 
 if TYPE_CHECKING:
@@ -22,17 +23,39 @@ if TYPE_CHECKING:
 
 SCORE_NAMES: Mapping[str, str] = {
     "macro_f1": "macro F1",
-    "f1_violent": "F1 violent",
     "f1_nonviolent": "F1 non-violent",
     "accuracy": "accuracy",
-    "ccc_mean": "mean CCC",
-    "ccc_valence": "CCC valence",
-    "ccc_arousal": "CCC arousal",
-    "f1_mean": "mean F1 of 12 units",
+    "balanced_accuracy": "balanced accuracy",
+    "map": "mean average precision",
+    "auc": "ROC AUC",
+    "ap": "average precision",
     **{f"f1_{name.lower()}": f"F1 {name.lower()}" for name in EXPR_NAMES},
     **{f"f1_{name.lower()}": f"F1 {name}" for name in AU_NAMES},
 }
+MEASURES = {
+    "f1": "F1",
+    "ap": "average precision",
+    "auc": "ROC AUC",
+    "ccc": "CCC",
+    "pearson": "Pearson r",
+    "mae": "MAE",
+    "rmse": "RMSE",
+}
 MIN_SEGMENT_S = 0.2
+
+
+def score_name(key: str, task: Task) -> str:
+    """What a key of the scores is called in tables: "ccc_valence" is "CCC valence"."""
+    if key in SCORE_NAMES:
+        return SCORE_NAMES[key]
+    measure, _, what = key.partition("_")
+    words = MEASURES.get(measure, measure)
+    if what == "mean" and task.outputs == 1:
+        return words
+    if what == "mean":
+        of = {"au": " of 12 units"}.get(task.name, "") if measure == "f1" else ""
+        return f"mean {words}{of}"
+    return f"{words} {what}"
 
 
 class CvDisplay:
@@ -98,6 +121,12 @@ def percent(share: float) -> str:
     return f"{np.floor(share * 1000) / 10:.1f} %"
 
 
+def shown_scores(task: Task, scores: Mapping[str, Any]) -> list[str]:
+    """The scores that tables have: of a task with one output its own score is the mean, and goes once."""
+    again = {f"{measure}_{name}" for measure in MEASURES for name in task.label_names}
+    return [key for key in scores if task.kind != "regression" or task.outputs > 1 or key not in again]
+
+
 def baseline_name(key: str) -> str:
     """What a key of the baselines stands for."""
     return "constant prediction" if key == "constant" else f"{key} stream alone"
@@ -111,7 +140,7 @@ def print_table(console: Console, table: Table) -> None:
 
 def print_cv(console: Console, task: Task, metrics: Mapping[str, Any]) -> None:
     """The paper's table (one column per fold, mean and std), then the pooled official scores and the baselines."""
-    name = SCORE_NAMES[metrics["metric"]]
+    name = score_name(metrics["metric"], task)
     where = "windows of videos that were trained on" if "audit" in metrics else "unseen groups"
     console.print(f"\n{task.name}, head {metrics['head']}: {name} on {where}, per fold")
     num = len(metrics["folds"])
@@ -124,7 +153,14 @@ def print_cv(console: Console, task: Task, metrics: Mapping[str, Any]) -> None:
         f"\nall folds pooled: {metrics['num_frames']} frames of {metrics['num_videos']} videos, "
         f"coverage {percent(metrics['coverage'])}"
     )
-    _print_scores(console, (metrics, after))
+    if metrics.get("level") == "video":
+        videos = metrics["video"]
+        low, high = videos["interval"]
+        console.print(
+            f"labels are of whole videos: {name} per video {videos['value']:.4f} ({low:.3f} to {high:.3f}), "
+            f"{videos['videos']} videos; constant prediction {videos['baselines']['constant']:.4f}. Per frame:"
+        )
+    _print_scores(console, task, (metrics, after))
     gain, (low, high) = after["gain"]["value"], after["gain"]["interval"]
     console.print(f"post-processing changes {name} by {gain:+.3f} ({low:.3f} to {high:.3f}):")
     for words in settings_words(task, after["combined"]).split("; "):
@@ -178,29 +214,29 @@ def print_evaluation(
         f"{run.path.name} on {dataset}: {raw['frames']} frames of {raw['videos']} videos, "
         f"coverage {percent(raw['coverage'])}"
     )
-    _print_scores(console, [part for part in (raw, after) if part])
+    _print_scores(console, run.task, [part for part in (raw, after) if part])
     if settings:
         console.print(f"post-processing, tuned on the run's training folds: {settings_words(run.task, settings)}")
 
 
-def _print_scores(console: Console, parts: Sequence[Mapping[str, Any]]) -> None:
+def _print_scores(console: Console, task: Task, parts: Sequence[Mapping[str, Any]]) -> None:
     """One row for each score, raw and, if there is a second part, post-processed; intervals come from videos."""
     names = [name for what in ("raw", "post-processed")[: len(parts)] for name in (what, "95 % interval")]
     table = Table("score", *names, box=None, pad_edge=False)
-    for key in parts[0]["scores"]:
-        table.add_row(SCORE_NAMES[key], *[cell for part in parts for cell in _score_cells(part, key)])
+    for key in shown_scores(task, parts[0]["scores"]):
+        table.add_row(score_name(key, task), *[cell for part in parts for cell in _score_cells(part, key)])
     print_table(console, table)
 
 
-def print_oracle(console: Console, what: str, size: int, stride: int, scores: Mapping[str, Any]) -> None:
+def print_oracle(console: Console, task: Task, what: str, size: int, stride: int, scores: Mapping[str, Any]) -> None:
     """The ceiling of one label per window, from ``evaluate_frames``."""
     console.print(
         f"{what}: true window means as prediction, windows of {size} frames every {stride}; {scores['frames']} frames "
         f"of {scores['videos']} videos, coverage {percent(scores['coverage'])}"
     )
     table = Table("score", "ceiling", box=None, pad_edge=False)
-    for key, value in scores["scores"].items():
-        table.add_row(SCORE_NAMES[key], f"{value:.4f}")
+    for key in shown_scores(task, scores["scores"]):
+        table.add_row(score_name(key, task), f"{scores['scores'][key]:.4f}")
     print_table(console, table)
 
 
@@ -214,7 +250,10 @@ def print_predictions(console: Console, run: Run, table: pd.DataFrame, untrained
             score = part["score"].to_numpy()
             spans = _segments(score > 0.5, times)
             shown = ", ".join(f"{a:.1f}-{b:.1f} s" for a, b in spans[:8]) + (" ..." if len(spans) > 8 else "")
-            console.print(f"{head}; violent in {(score > 0.5).mean():.0%} of frames" + (f": {shown}" if spans else ""))
+            console.print(
+                f"{head}; {run.task.class_names[1]} in {(score > 0.5).mean():.0%} of frames"
+                + (f": {shown}" if spans else "")
+            )
         elif run.task.kind == "classes":
             decided = part[[f"score_{n}" for n in run.task.score_names]].to_numpy().argmax(axis=1)
             shares = np.bincount(decided, minlength=run.task.outputs) / len(part)
@@ -223,11 +262,11 @@ def print_predictions(console: Console, run: Run, table: pd.DataFrame, untrained
             )
             console.print(f"{head}; {shown}")
         elif run.task.kind == "multilabel":
-            shares = (part[[f"score_{n}" for n in run.task.score_names]].to_numpy() > 0.5).mean(axis=0)
+            shares = (part[[f"score{c}" for c in score_columns(run.task)]].to_numpy() > 0.5).mean(axis=0)
             shown = ", ".join(f"{n} {s:.0%}" for n, s in zip(run.task.score_names, shares, strict=True) if s > 0)
-            console.print(f"{head}; frames with {shown or 'no action unit'}")
+            console.print(f"{head}; frames with {shown or 'none of ' + ', '.join(run.task.label_names)}")
         else:
-            values = [part[f"score_{n}"].to_numpy() for n in run.task.label_names]
+            values = [part[f"score{c}"].to_numpy() for c in score_columns(run.task)]
             words = [
                 f"{n} {v.mean():+.2f} ({v.min():+.2f} to {v.max():+.2f})"
                 for n, v in zip(run.task.label_names, values, strict=True)

@@ -15,7 +15,7 @@ import numpy as np
 
 from shared.labels.annotations import AU_NAMES, EXPR_NAMES, MAX_FRAMES, VA_NAMES, LabelError
 from shared.process.whole_file import whole_file
-from train.judging.evaluate import TrackScores, metric_input
+from train.judging.evaluate import TrackScores
 from train.tasks import Task
 
 LOCATION = "image_location"
@@ -148,7 +148,7 @@ def row_values(task: Task, scores: np.ndarray) -> list[str]:
         return [",".join(f"{v:.{DECIMALS}f}" for v in row) for row in values.tolist()]
     if task.kind == "multilabel":
         return [",".join("1" if v > 0.5 else "0" for v in row) for row in scores.tolist()]
-    decided = metric_input(task, scores) if task.kind == "classes" else scores[:, 0] > 0.5
+    decided = scores.argmax(axis=1) if task.kind == "classes" else scores[:, 0] > 0.5
     return [str(int(v)) for v in decided.tolist()]
 
 
