@@ -36,7 +36,7 @@ where := $${ROOT:+--root "$$ROOT"} $${CACHE:+--cache "$$CACHE"}
 help: ## show this list
 	@echo "crossgru: frozen video encoders once, GRU + cross-attention heads in minutes"; echo
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo; echo "  Options: DATASET=demo|dvd|affwild2|PATH.toml|PATH.csv|FOLDER   TASK=violence|va|expr|au   PRESET=mini|tiny|tiny-minigpt|base|large"
+	@echo; echo "  Options: DATASET=demo|dvd|affwild2|PATH.toml|PATH.csv|FOLDER   TASK=violence|va|expr|au|COLUMN   PRESET=mini|tiny|tiny-minigpt|base|large"
 	@echo "           ROOT=folder of the data   CACHE=path or URL   ARGS='further options, see python -m extract run --help'"
 
 setup: $(READY) ## create .venv and install everything (versions from constraints.txt)

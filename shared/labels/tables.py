@@ -146,7 +146,6 @@ def _separator(text: str) -> str:
 
 
 def _cells(text: str, separator: str) -> list[list[str]]:
-    csv.field_size_limit(2**20)
     try:
         return list(csv.reader(text.split("\n"), delimiter=separator, skipinitialspace=True))
     except csv.Error:
@@ -163,7 +162,6 @@ def _trimmed(row: Sequence[str]) -> list[str]:
 
 def _split(text: str, separator: str) -> tuple[list[str], list[list[str]], list[int]]:
     """Header, rows as wide as it, and the number of the line in which each begins."""
-    csv.field_size_limit(2**20)
     reader = csv.reader((line + "\n" for line in text.split("\n")), delimiter=separator, skipinitialspace=True)
     header: list[str] | None = None
     rows, numbers, line = [], [], 1

@@ -460,6 +460,6 @@ def test_notes_of_a_data_set_are_told_once(tmp_path: Path, capsys: pytest.Captur
     (tmp_path / "t.csv").write_text("path;weather\na.mp4;sun\n")
     load(str(tmp_path / "t.csv"), None)
     assert capsys.readouterr().err.splitlines() == [
-        "note: t.csv: its columns are separated by ';', not by commas, and read like that",
+        "note: t.csv: its columns are separated by semicolons, not by commas, and read like that",
         "note: t.csv: further columns, each of which can be a task (--task NAME): weather",
     ]

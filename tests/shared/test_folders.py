@@ -301,11 +301,9 @@ def test_annexes_and_stores_of_data_tools(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "what"),
     [
-        ("t.tsv", "a table with tabs (.tsv): save it as CSV, with commas"),
-        ("t.XLSX", "a spreadsheet (.xlsx): save it as CSV"),
-        ("t.txt", "plain text (.txt): save it as CSV"),
-        ("t.parquet", "a binary table"),
-        ("t.jsonl", "structured text"),
+        ("t.XLS", "a spreadsheet of another kind (.xls): save it as CSV"),
+        ("t.feather", "a binary table"),
+        ("t.json", "structured text"),
         ("t.jpg", "a picture"),
         ("t", "none of these by its ending (none)"),
     ],

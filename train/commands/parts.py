@@ -15,6 +15,7 @@ from rich.console import Console
 from shared.cache import FeatureCache
 from shared.datasets import cache_of, dataset_name, find_dataset
 from shared.manifest import Manifest, load_manifest
+from shared.names import unknown_name
 from shared.process.interrupts import say_how_to_go_on, until_interrupted
 from shared.process.terminal import harmless
 from train.config import TrainConfig, preset_settings
@@ -28,9 +29,9 @@ from train.heads import head_config
 from train.judging.postprocess import PostProcess
 from train.runs.checkpoints import RunError
 from train.runs.files import damage_in_words
-from train.runs.folder import Run, latest_run, open_run
+from train.runs.folder import Run, latest_run, open_run, tasks_of
 from train.runs.mending import mend_run
-from train.tasks import Task
+from train.tasks import TASKS, Task
 
 err = harmless(Console(stderr=True, markup=False, highlight=False, soft_wrap=True))
 out = harmless(Console(markup=False, highlight=False, soft_wrap=True))
@@ -139,6 +140,9 @@ def find_run(run: Path | None, runs: Path, task: str | None, trained_on: str | N
     Raises:
         RunError: there is none, or it is of another task.
     """
+    known = dict.fromkeys([*TASKS, *tasks_of(runs)])
+    if run is None and task is not None and task not in known:
+        raise RunError(unknown_name("task", task, known))
     if run is None:
         return latest_run(runs, task, dataset_name(trained_on) if trained_on else None)
     opened = open_run(run)

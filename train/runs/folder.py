@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -302,6 +303,15 @@ def latest_run(root: Path, task: str | None = None, dataset: str | None = None) 
     wanted = (f" of task {task!r}" if task else "") + (f" trained on {dataset!r}" if dataset else "")
     mend = f"python -m train cv {dataset or 'DATASET'} --task {task or 'TASK'}"
     raise RunError(f"no finished run{wanted} below {root}; train one first: {mend}")
+
+
+def tasks_of(root: Path) -> list[str]:
+    """Names of the tasks of all finished runs below ``root``; damaged ones count for nothing."""
+    found: dict[str, None] = {}
+    for file in sorted(root.glob("*/metrics.json")):
+        with suppress(RunError):
+            found[open_run(file.parent).config["task"]] = None
+    return [*found]
 
 
 def _make_folder(path: Path) -> bool:
