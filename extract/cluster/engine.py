@@ -32,6 +32,7 @@ from shared.recipe import RecipeMismatch, diff_recipes
 LOOK_S = 1.0
 # Processes in a row that die before they have ended a video; those that had not even begun one count three times.
 MAX_USELESS = 9
+NODE_DIED = "its node has died"  # as Ray says it
 STOP_S = 5.0  # for processes to leave the cache in order
 PATIENCE_S = 20.0  # without any process, before the user is told
 
@@ -231,13 +232,15 @@ class RayEngine:
         self._members.remove(member)
         with suppress(RayError, ValueError):
             ray.kill(member.actor)  # if it only cannot be reached
-        why = " ".join(str(error).split())[-300:]
+        why = " ".join(str(error).split())
         if not member.useful:
-            self._useless += 1 if member.opened else 3
+            self._useless += 1 if member.opened or NODE_DIED in why else 3  # a machine that goes is no fault of ours
             if self._useless >= MAX_USELESS:
-                raise SystemicFailure(f"encoder processes die before they have done anything, the last one: {why}")
+                raise SystemicFailure(
+                    f"encoder processes die before they have done anything, the last one: {why[-300:]}"
+                )
         if deal is not None:
-            deal.lost(member, why)
+            deal.lost(member, why[-300:])
         self._note("an encoder process was lost; another one takes its place")
         self._members.append(start_member(self._post, self._gpu))
 
